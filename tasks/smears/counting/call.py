@@ -183,18 +183,18 @@ def of_new(known: Meaning, elsewhere: Meaning, sure: int, cells: int) -> Meaning
     return replace(elsewhere, call=call, reasons=(CallReason.NEW,))
 
 
-def with_suspects(answer: Meaning, of_all: Meaning, of_sure: Meaning) -> Meaning:
+def with_suspects(answer: Meaning, of_all: Meaning, *of_sure: Meaning) -> Meaning:
     """Make the call of a slide or patient whose parasites may be among the cells set aside.
 
     Cut and covered cells are called more often than the whole ones, on which error rates were
     counted. So of them only sure parasites make a suspicion, but a negative call must hold for all.
     ``answer`` is the meaning of the cells that count, ``of_all`` that of all red cells, cut,
-    covered and very strange ones too, and ``of_sure`` that of the sure ones among all but the very
-    strange.
+    covered and very strange ones too, and ``of_sure`` those of sure ones among all but the very
+    strange, and among whole ones.
     """
     if answer.call in (Call.POSITIVE, Call.SUSPECTED):
         return answer
-    if of_sure.call == Call.POSITIVE:
+    if Call.POSITIVE in (each.call for each in of_sure):
         return replace(answer, call=Call.SUSPECTED, reasons=(CallReason.SET_ASIDE,))
     if answer.call == Call.NEGATIVE and of_all.call != Call.NEGATIVE:
         return replace(answer, call=Call.INDETERMINATE, reasons=(CallReason.SET_ASIDE,))

@@ -176,6 +176,8 @@ def _called(
                 for name, cells, answers in (
                     ("all_suspects", "diagnosed", counting.answers),
                     ("sure_suspects", "suspectable", counting.sure),
+                    # Whoever is suspected before the laboratory is known stays suspected.
+                    ("called_of_sure", "cells_read", counting.sure),
                 )
             ]
             answer = call.with_suspects(answer, *others)

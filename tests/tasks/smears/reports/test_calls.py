@@ -268,7 +268,13 @@ WIDE = KnownRates(
 )
 
 
-def called_when(cells: list[dict[str, Any]], *, shifted: bool) -> tuple[list[str], dict[str, Any]]:
+def called_when(
+    cells: list[dict[str, Any]],
+    *,
+    shifted: bool,
+    commissioned: bool = False,
+    sure: KnownRates = KNOWN,
+) -> tuple[list[str], dict[str, Any]]:
     """The calls of a slide and its patient, if the slide is further away than any fitted one."""
     shift = dict.fromkeys(SHIFTS.names) | {"slide_id": "s", "shift": 1.0, "shifted": shifted}
     counting = Counting(
@@ -276,8 +282,9 @@ def called_when(cells: list[dict[str, Any]], *, shifted: bool) -> tuple[list[str
         lambda: Interpreter(WIDE, 0.01),
         4e6,
         0.05,
-        Interpreter(KNOWN, 0.01),
+        Interpreter(sure, 0.01),
         measured=MEASURED,
+        commissioned=commissioned,
     )
     made = group(cells, counting=counting, made_by=MADE_BY, shifts=[shift])
     (slide,), (patient,) = made.slides, made.patients
@@ -303,15 +310,27 @@ def test_a_slide_of_a_new_laboratory_is_called_by_the_rates_of_any(
     assert patient["call_reasons"] == []
 
 
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(1, 40))
+@settings(max_examples=25)
+def test_who_is_suspected_stays_so_when_the_laboratory_is_commissioned(
+    sure: int, likely: int, tens: int
+) -> None:
+    cells = [*[parasite(7.0)] * sure, *[parasite()] * likely, *[healthy()] * (10 * tens)]
+    cells += [healthy(touches_border=True)] * 400
+    (before, _), _ = called_when(cells, shifted=True, sure=SURE)
+    (after, _), _ = called_when(cells, shifted=False, commissioned=True, sure=SURE)
+    assert after in {"positive", "suspected"} or before not in {"positive", "suspected"}
+
+
+SURE = KnownRates(*[ErrorRates(6.0, fixed(0.0001), fixed(0.4))] * 2)
+
+
 @pytest.mark.parametrize(("turned", "call"), [(4, "negative"), (12, "unreadable")])
 def test_a_slide_whose_diagnoses_turn_when_blurred_is_unreadable(turned: int, call: str) -> None:
     looked = [healthy(steady=place >= turned) for place in range(50)]
     (slide,), (patient,) = tables([*looked, *[healthy()] * 2000])
     assert slide["call"] == patient["call"] == call
     assert ("diagnoses turn when blurred" in slide["review_reasons"]) is (call == "unreadable")
-
-
-SURE = KnownRates(*[ErrorRates(6.0, fixed(0.0001), fixed(0.4))] * 2)
 
 
 def test_at_a_laboratory_that_nobody_knows_sure_parasites_alone_count() -> None:
