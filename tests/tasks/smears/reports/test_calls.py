@@ -310,16 +310,16 @@ def test_a_slide_of_a_new_laboratory_is_called_by_the_rates_of_any(
     assert patient["call_reasons"] == []
 
 
-@given(st.integers(0, 12), st.integers(0, 12), st.integers(1, 40))
-@settings(max_examples=25)
+@pytest.mark.parametrize(("sure", "healthy_cells"), [(1, 300), (2, 300), (3, 3000), (12, 400)])
 def test_who_is_suspected_stays_so_when_the_laboratory_is_commissioned(
-    sure: int, likely: int, tens: int
+    sure: int, healthy_cells: int
 ) -> None:
-    cells = [*[parasite(7.0)] * sure, *[parasite()] * likely, *[healthy()] * (10 * tens)]
-    cells += [healthy(touches_border=True)] * 400
-    (before, _), _ = called_when(cells, shifted=True, sure=SURE)
-    (after, _), _ = called_when(cells, shifted=False, commissioned=True, sure=SURE)
-    assert after in {"positive", "suspected"} or before not in {"positive", "suspected"}
+    cells = [*[parasite(7.0)] * sure, *[healthy()] * healthy_cells]
+    cells += [healthy(abnormal=None, p_value=None, abnormality=None)] * 400  # cut off
+    before, _ = called_when(cells, shifted=True, sure=SURE)
+    after, _ = called_when(cells, shifted=False, commissioned=True, sure=SURE)
+    assert before == ["suspected"] * 2
+    assert set(after) <= {"positive", "suspected"}
 
 
 SURE = KnownRates(*[ErrorRates(6.0, fixed(0.0001), fixed(0.4))] * 2)
