@@ -140,7 +140,7 @@ def test_any_number_of_seconds_is_taken(client: TestClient, session: Session, se
 def test_an_answer_that_cannot_be_kept_is_said_to_the_person(
     client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> str:
+    def full(*_: object, **__: object) -> str:
         raise PermissionError(13, "Permission denied")
 
     image_id = session.queue("Ada")[0]
