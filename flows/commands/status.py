@@ -18,7 +18,8 @@ from storage.models.classifiers import list_models
 from storage.models.detectors import DetectorCard, list_detectors
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
-from storage.reports.tables import calls_by_persons, is_withdrawn, newest_batches
+from storage.reports.kinds import calls_by_persons
+from storage.reports.tables import is_withdrawn, newest_batches
 from storage.store import Store, refuse_absent
 from tasks.words import counted
 
@@ -173,10 +174,20 @@ def _batch_rows(store: Store, leave_out: Tell) -> list[Row]:
     batches = manifests.list_batches(store, leave_out)
     last = {batch.name for batch in batches[-NIGHTS:]}
     nights = {row["batch"]: row for row, _ in newest_batches(store, last.__contains__, leave_out)}
-    return [_batch_row(store, batch, nights.get(batch.name), leave_out) for batch in batches]
+    persons = calls_by_persons(store, {batch.name for batch in batches})
+    return [
+        _batch_row(store, batch, nights.get(batch.name), persons.get(batch.name, {}), leave_out)
+        for batch in batches
+    ]
 
 
-def _batch_row(store: Store, batch: manifests.Batch, night: Row | None, leave_out: Tell) -> Row:
+def _batch_row(
+    store: Store,
+    batch: manifests.Batch,
+    night: Row | None,
+    persons: dict[str, int],
+    leave_out: Tell,
+) -> Row:
     is_published = not is_withdrawn(store, batch.name, batch.batch_date)
     seals = ledger.list_seals(store, batch, leave_out) if is_published else []
     shards = len(list(batch.shards()))
@@ -193,7 +204,7 @@ def _batch_row(store: Store, batch: manifests.Batch, night: Row | None, leave_ou
         **{name: seal and getattr(seal, name) for name in ("detector", "failed", "abnormal")},
         "light": night["light"] if night and seals else None,
         "patients": dict(night["patient_calls"] or ()) if night and seals else None,
-        "persons": calls_by_persons(store, batch.name, batch.batch_date) if seals else None,
+        "persons": persons if seals else None,
     }
 
 

@@ -10,7 +10,7 @@ from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
 from flows.options.flows import CallAgain
 from flows.outcome import Outcome, table
-from flows.prefect.decorators import flow, run
+from flows.prefect.decorators import flow
 from flows.screen import refuse_other_attempt
 from flows.settings import Settings
 from flows.smears.artifacts import announce
@@ -145,20 +145,6 @@ def call(options: CallAgain, settings: Settings) -> CallOutcome:
         screened, seal = published(held.store, options.batch)
         known = valid_call(held.store, screened.batch, seal) if options.page_only else None
         return call_screened(held, settings, screened, seal, known)
-
-
-def show_answers(batch: str, settings: Settings) -> None:
-    """Make the page of a batch again with persons' answers, which are kept already.
-
-    A failure is a warning.
-    """
-    console.tell(f"the page of batch {batch} is made again, with the answers")
-    try:
-        problem = run(call, CallAgain(batch=batch, page_only=True, wait=True), settings).problem
-    except StoreError as error:
-        problem = str(error)
-    if problem:
-        console.warn(f"the answers are kept, but the page does not show them: {problem}")
 
 
 def published(store: Store, name: str) -> tuple[Screened, ledger.Seal]:

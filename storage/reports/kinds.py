@@ -1,7 +1,7 @@
 """Describe kinds of reports, by seals, ages and tables, and list the one on images."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from datetime import date
 from functools import partial
 
@@ -13,7 +13,7 @@ from storage.batches.manifests import attempts_at, load_batch_of_key
 from storage.kinds import Check, Kind, Table, lease_checks
 from storage.parquet import iterate_rows, read_table
 from storage.reports.schemas.images import image_schema
-from storage.reports.tables import IMAGES, is_withdrawn, report_digest, report_path
+from storage.reports.tables import IMAGES, PERSONS, is_withdrawn, report_digest, report_path
 from storage.store import Store, StoreError
 
 FIGURES = ("scored", "abnormal", "review", "failures")  # of a seal and of its report
@@ -58,6 +58,20 @@ def report_files(store: Store, name: str) -> list[str]:
         for file in store.names("reports", name, folder)
         if file.endswith(".parquet")
     ]
+
+
+def calls_by_persons(store: Store, batches: Container[str]) -> dict[str, dict[str, int]]:
+    """Count the patients of each batch by the call that follows from persons' answers.
+
+    Batches on which nobody has answered are left out.
+    """
+    calls = {}
+    for file in report_files(store, PERSONS):
+        batch = file.rpartition("/")[2].removesuffix(".parquet")
+        if batch in batches:
+            each = read_table(store, file)["person_call"].drop_null().to_pylist()
+            calls[batch] = dict(Counter(each))
+    return calls
 
 
 def _verify(

@@ -3,7 +3,6 @@
 ``reports/html/`` has pages made from them; `storage.reports.publication` replaces all of a batch.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime
 from functools import partial
@@ -105,13 +104,6 @@ def newest_batches(
                 for rows in records.read_readable(partial(read_table, store), [file], on_damage):
                     for row in rows.to_pylist(maps_as_pydicts="strict"):
                         yield row, store.modified(file)
-
-
-def calls_by_persons(store: Store, batch: str, batch_date: date) -> dict[str, int]:
-    """Count the patients of a batch by the call that follows from persons' answers."""
-    path = report_path(batch, batch_date, PERSONS)
-    calls = read_table(store, *path)["person_call"].to_pylist() if store.exists(*path) else []
-    return dict(Counter(call for call in calls if call))
 
 
 def rows_by_shard(store: Store, batch: Batch) -> Iterator[tuple[Shard, pa.Table]]:

@@ -37,7 +37,7 @@ REQUESTS = Requests()
 
 
 def answers(api: str) -> bool:
-    """Tell whether a Prefect server is there and well."""
+    """Return whether a Prefect server is there and well."""
     with suppress(OSError), urlopen(f"{api}/health", timeout=5):
         return True
     return False

@@ -84,5 +84,5 @@ def test_a_disk_that_fails_at_any_call_ends_the_run_with_a_line_or_changes_nothi
 
 
 def _is_clear(error: str | None) -> bool:
-    """Tell whether an error is one line that says which file it is about."""
+    """Return whether an error is one line that says which file it is about."""
     return bool(error) and "\n" not in str(error) and "/store" in str(error)

@@ -1,7 +1,7 @@
 """Read the answers of readers on a batch: on its cells, and on the patients to confirm."""
 
 from collections import defaultdict
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -46,6 +46,7 @@ from tasks.smears.visualisation.calls import patient_name, positive_first
 
 ASKED = (call.Call.POSITIVE, call.Call.SUSPECTED, call.Call.INDETERMINATE)
 OF_SLIDES = ["slide_id", "patient_id", "red_cells", "cell_size", "sharpness"]
+ByReader = Mapping[str, Mapping[str, str]]  # current answers by reader and by digest
 MOST_CALLED = 5000  # of a patient: those beyond are the least probable of very many
 
 
@@ -81,12 +82,12 @@ class BatchAnswers:
         They count as later than all that others have written. For ``named`` see `add_answer`.
         """
         with self._lock:
-            number = next_number(self.store, self.batch.key)
+            key = self.batch.key
+            number = next_number(self.store, key)
             for place, (image_id, answer) in enumerate(given.items()):
                 kept = Answer(
                     reader=reader, image_id=image_id, answer=answer, at=now(), seconds=seconds
                 )
-                key = self.batch.key
                 file = add_answer(self.store, key, kept, number + place, named=named)
                 self._answers[file] = kept
 
@@ -115,17 +116,11 @@ class BatchAnswers:
         """Return the current answers on any cells, by reader and by digest."""
         return {reader: self.of_reader(reader) for reader in self.readers()}
 
-    def read_by(
-        self, image_ids: Container[str], reader: str | None = None
-    ) -> tuple[tuple[str, ...], datetime | None]:
-        """Return who has read some cells, and when the last one was read; ``reader``: by that one.
-
-        An answer that was taken back does not count as read.
-        """
-        readers = [reader] if reader else self.readers()
-        read = {each: {i for i in self.of_reader(each) if i in image_ids} for each in readers}
+    def last_at(self, image_ids: Set[str], given: ByReader) -> datetime | None:
+        """Return when the last of some cells was read, by answers as in `by_reader`."""
+        read = {reader: theirs.keys() & image_ids for reader, theirs in given.items()}
         times = [a.at for a in self._answers.values() if a.image_id in read.get(a.reader, ())]
-        return tuple(each for each, cells in read.items() if cells), max(times, default=None)
+        return max(times, default=None)
 
     def looked(self, image_ids: Container[str]) -> float:
         """Sum how long all readers have looked at some cells, in seconds."""
@@ -248,13 +243,16 @@ class Suspects:
     def confirmation(self, suspect: Suspect, reader: str | None = None) -> Confirmation:
         """Return the answer of a reader, or of the majority of all readers, on a patient."""
         if reader is None:
-            return self._confirmed(suspect, agreement.consensus(self.answers.by_reader()))
-        return self._confirmed(suspect, self.answers.of_reader(reader), reader)
+            given = self.answers.by_reader()
+            return self._confirmed(suspect, agreement.consensus(given), given)
+        theirs = self.answers.of_reader(reader)
+        return self._confirmed(suspect, theirs, {reader: theirs})
 
     def confirmations(self) -> list[tuple[Suspect, Confirmation]]:
         """List the patients that persons are asked about, with the answers of the majority."""
-        answers = agreement.consensus(self.answers.by_reader())
-        return [(each, self._confirmed(each, answers)) for each in self.asked]
+        given = self.answers.by_reader()
+        answers = agreement.consensus(given)
+        return [(each, self._confirmed(each, answers, given)) for each in self.asked]
 
     def by_patient(self) -> dict[Patient, Confirmation]:
         """Return the answers on the patients of whom somebody has read a cell."""
@@ -264,14 +262,18 @@ class Suspects:
         return {patient_of(self.row(each)): answer for each, answer in confirmed if answer.read}
 
     def _confirmed(
-        self, suspect: Suspect, answers: Mapping[str, str], reader: str | None = None
+        self, suspect: Suspect, answers: Mapping[str, str], given: ByReader
     ) -> Confirmation:
         positive, threshold = self.answers.card.classes[0], self.row(suspect)["counting_threshold"]
         # By the rates of the threshold at which this patient's cells were called.
         store, detector = self.answers.store, self.detector
         rates = None if detector is None else rates_of(store, detector, threshold)
-        readers, read_at = self.answers.read_by(set(suspect.order), reader)
-        confirmation = confirm(suspect, answers, positive, rates, self.wanted)
+        confirmation, cells = (
+            confirm(suspect, answers, positive, rates, self.wanted),
+            set(suspect.order),
+        )
+        readers = tuple(each for each, theirs in given.items() if theirs.keys() & cells)
+        read_at = self.answers.last_at(cells, given) if readers else None
         return replace(confirmation, readers=readers, read_at=read_at)
 
     def seconds(self, suspect: Suspect) -> float:

@@ -159,6 +159,7 @@ def next_step(store: Store, detector: detectors.DetectorCard, row: Mapping[str, 
     return next_text(row["call"], cells, needed)
 
 
+@lru_cache(maxsize=4)
 def errors_of_detector(store: Store, card: detectors.DetectorCard) -> error_counts.ErrorCounts:
     """Read the error counts of a fitted detector's diagnosis, or of the parent's."""
     return error_counts.ErrorCounts.from_arrays(below(ERRORS, detectors.load_detector(store, card)))

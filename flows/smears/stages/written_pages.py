@@ -15,7 +15,8 @@ from flows.smears.stages.provenance import command, made_by
 from storage import leases, parquet
 from storage.batches import manifests
 from storage.batches.ledger import Seal
-from storage.reports.tables import FIELDS, PATIENTS, SLIDES, calls_by_persons, report_path
+from storage.reports.kinds import calls_by_persons
+from storage.reports.tables import FIELDS, PATIENTS, SLIDES, report_path
 from storage.smears.answers import digest_of_answers
 from storage.smears.call_seals import CallSeal
 from storage.smears.pages import (
@@ -113,11 +114,6 @@ def write_index(store: Store, batch: manifests.Batch) -> None:
         if store.fence:
             store.fence.check()
         nights = calling.nights_before(store, date.max, LISTED)
-        persons = {
-            night["batch"]: calls_by_persons(
-                store, night["batch"], date.fromisoformat(night["batch_date"])
-            )
-            for night in nights
-        }
+        persons = calls_by_persons(store, {night["batch"] for night in nights})
         pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
         write_page_file(held.store, index_page(nights, pages, persons), *index_path())

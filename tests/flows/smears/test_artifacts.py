@@ -23,7 +23,7 @@ from flows.prefect.decorators import run
 from flows.settings import Settings
 from flows.smears import artifacts
 from flows.smears.artifacts import ABNORMAL, FAILED, NIGHT, PAGE, announce, markdown_text
-from flows.smears.call import show_answers
+from flows.smears.commands.review.imports import show_answers
 from flows.smears.night import NightOutcome, screen
 from flows.smears.stages.answers import BatchAnswers
 from storage.batches.manifests import load_batch

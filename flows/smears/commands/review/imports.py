@@ -12,11 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from flows.monitoring.console import tell
+from flows.cluster.trials import ClusterError
+from flows.monitoring.console import tell, warn
+from flows.options.flows import CallAgain
 from flows.options.tools import ReviewImport
 from flows.outcome import Outcome, shell_command, table
+from flows.prefect.decorators import run
 from flows.settings import Settings
-from flows.smears.call import show_answers
+from flows.smears.call import call
 from flows.smears.commands.review.sheets import read_sheet_file
 from flows.smears.stages.answers import BatchAnswers
 from storage import leases
@@ -26,7 +29,7 @@ from storage.parquet import iterate_groups
 from storage.records import now
 from storage.reports.tables import published_batch, report_path
 from storage.smears.answers import Labels, fitted_from, latest_labels, other_labels, save_labels
-from storage.store import Store
+from storage.store import Store, StoreError
 from tasks import types, words
 from tasks.smears.answers.agreement import share
 from tasks.smears.answers.sheets import (
@@ -125,6 +128,20 @@ def import_answers(options: ReviewImport, settings: Settings) -> ImportOutcome:
     return imported
 
 
+def show_answers(batch: str, settings: Settings) -> None:
+    """Make the page of a batch again with persons' answers, which are kept already.
+
+    A failure is a warning.
+    """
+    tell(f"the page of batch {batch} is made again, with the answers")
+    try:
+        problem = run(call, CallAgain(batch=batch, page_only=True, wait=True), settings).problem
+    except (StoreError, ClusterError) as error:
+        problem = str(error)
+    if problem:
+        warn(f"the answers are kept, but the page does not show them: {problem}")
+
+
 def import_lines(
     store: Store,
     batch: str,
@@ -137,8 +154,8 @@ def import_lines(
     """Keep answers on a batch, all or none, and list the commands that fit them.
 
     Messages name ``file``, where the answers come from. Those ``from_sheet`` are kept as their
-    readers' answers, too. Without ``keep`` only what would change is
-    said. AnswerError if an answer or an image is unknown, or an image is judged twice.
+    readers' answers, too. Without ``keep`` only what would change is said. AnswerError if an answer
+    or an image is unknown, or an image is judged twice.
     """
     # One import at a time, because each checks that a cell is no label of another batch.
     with leases.lease(store, "labels", wait=True, on_wait=tell) as held:

@@ -11,10 +11,10 @@ from flows.monitoring.console import tell
 from flows.options.tools import ReviewServe
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings, UsageError
-from flows.smears.call import show_answers
 from flows.smears.commands.review.app import Bench
 from flows.smears.commands.review.figures import ToldFigure, figures, patient_figures
 from flows.smears.commands.review.guards import guarded
+from flows.smears.commands.review.imports import show_answers
 from flows.smears.commands.review.session import open_session
 from flows.smears.stages.answers import Suspects
 from flows.smears.stages.calling import screened_batch
