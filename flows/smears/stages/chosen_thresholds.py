@@ -131,8 +131,8 @@ def interpreter_elsewhere(
     sure = sure_rates(store, detector)
     if sure is None:
         return Interpreter(None, wanted)
-    fitted, nothing = errors_of_detector(store, detector), error_counts.ErrorCounts.empty()
-    rates = error_rates.laboratory_rates(fitted, nothing, sure.counting.log_odds)
+    fitted = errors_of_detector(store, detector)
+    rates = error_rates.rates_elsewhere(fitted, sure.counting.log_odds)
     return Interpreter(KnownRates(rates, rates), wanted)
 
 

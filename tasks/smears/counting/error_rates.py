@@ -14,7 +14,13 @@ from tasks import types
 from tasks.detector.error_counts import THRESHOLDS, ErrorCounts
 from tasks.smears.counting import interpretation
 from tasks.smears.counting.interpretation import ErrorRates, KnownRates
-from tasks.smears.counting.rates import Rate, laboratory_prior, predict_rate
+from tasks.smears.counting.rates import (
+    LABORATORIES,
+    OF_SURE,
+    Rate,
+    laboratory_prior,
+    predict_rate,
+)
 
 COARSE = 4  # thresholds between those tried first
 DIAGNOSIS = 0.0  # log-odds at which a cell is diagnosed
@@ -34,14 +40,16 @@ def rates_at(counts: ErrorCounts, log_odds: float) -> ErrorRates:
     return _Predictions(counts).at(int(np.argmin(np.abs(THRESHOLDS - log_odds))))
 
 
-def laboratory_rates(fitted: ErrorCounts, laboratory: ErrorCounts, log_odds: float) -> ErrorRates:
+def laboratory_rates(
+    fitted: ErrorCounts, laboratory: ErrorCounts, log_odds: float, apart: float = LABORATORIES
+) -> ErrorRates:
     """Predict the error rates of a slide of one laboratory at one of `THRESHOLDS`.
 
     Slides of ``fitted`` laboratories supply the prior; the laboratory's own may have known cells of
-    only one kind, or of none.
+    only one kind, or of none. Laboratories are ``apart`` in their false positives.
     """
     place = int(np.argmin(np.abs(THRESHOLDS - log_odds)))
-    false = laboratory_prior(fitted.false[:, place], fitted.negatives)
+    false = laboratory_prior(fitted.false[:, place], fitted.negatives, apart)
     sensitivity = laboratory_prior(fitted.found[:, place], fitted.positives)
     return ErrorRates(
         float(THRESHOLDS[place]),
@@ -72,6 +80,11 @@ def known_rates(counts: ErrorCounts, cells: int) -> KnownRates:
         return interpretation.expected_width(rates, interpretation.DENSE, cells), rates.false.mean
 
     return KnownRates(_best(counts, predict, limit), _best(counts, predict, width))
+
+
+def rates_elsewhere(fitted: ErrorCounts, log_odds: float) -> ErrorRates:
+    """Predict the error rates of sure parasites at a laboratory of which nothing is known."""
+    return laboratory_rates(fitted, ErrorCounts.empty(), log_odds, OF_SURE)
 
 
 def sure_rates(counts: ErrorCounts) -> ErrorRates:
