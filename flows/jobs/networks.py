@@ -112,5 +112,6 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
 
         return by_pytorch(classifier)
 
-    ways = on_processor if graph else None, on_gpu if _weights(arrays) else None
+    on_other = spec.arithmetic != "int8" and _weights(arrays)
+    ways = on_processor if graph else None, on_gpu if on_other else None
     return Inference(spec, choose(*ways), cutting, ruler)

@@ -1,6 +1,8 @@
 """Convert a classifier to OpenVINO's graph, which a model's file keeps."""
 
 import logging
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,30 +21,35 @@ from tasks.network.processor import (
     TAP,
     WEIGHTS,
     Graph,
+    OpenVino,
     by_openvino,
     noise,
     openvino,
+    passes,
+    read_network,
 )
-from tasks.types import Arrays, nested
+from tasks.types import Arrays, Pixels, nested
 
+_CONVOLUTIONS, _FIRST = ("Convolution", "GroupConvolution"), 3  # those that stay in float32
 _BACKBONE = "__module.classifier.backbone."  # before the names of its modules in a graph
 
 log = logging.getLogger(__name__)
 
 
-def inference(classifier: Classifier) -> Inference:
-    """Prepare a classifier for many passes."""
+def inference(classifier: Classifier, graph: Graph | None = None) -> Inference:
+    """Prepare a classifier for many passes, by its ``graph`` in int8 if it has one."""
     spec = classifier.spec
     device = choose(
-        lambda: by_openvino(spec, lambda: graph_of(classifier)), lambda: by_pytorch(classifier)
+        lambda: by_openvino(spec, lambda: graph or graph_of(classifier)),
+        None if graph else lambda: by_pytorch(classifier),
     )
     return Inference(spec, device, classifier.cutting)
 
 
-def graph_arrays(classifier: Classifier) -> Arrays:
+def graph_arrays(classifier: Classifier, graph: Graph | None = None) -> Arrays:
     """Make the arrays of a classifier's graph for a model's file; none if there is no graph."""
     try:
-        graph = graph_of(classifier)
+        graph = graph or graph_of(classifier)
     except Exception as error:  # any error of the converter
         log.warning("OpenVINO does not take %s: %s", classifier.spec.network, error)
         return {}
@@ -54,6 +61,7 @@ def graph_of(classifier: Classifier) -> Graph:
     """Convert a classifier for OpenVINO, and name what each folded batch-norm gives."""
     # Below the imports of OpenVINO without its telemetry.
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    from openvino.passes import ConstantFolding, Manager
 
     spec, network = classifier.spec, _FromPixels(folded(classifier).cpu()).eval()
     pixels = torch.from_numpy(noise(spec))
@@ -68,6 +76,9 @@ def graph_of(classifier: Classifier) -> Graph:
     source.set_element_type(openvino.Type.u8)
     source.set_partial_shape(openvino.PartialShape([-1, *pixels.shape[1:]]))
     graph.validate_nodes_and_infer_types()
+    folding = Manager()
+    folding.register_pass(ConstantFolding())
+    folding.run_passes(graph)
     names = [*(f"{TAP}/{name}" for name in spec.taps), LOGITS]
     for output, name in zip(graph.outputs, names, strict=True):
         output.get_tensor().set_names({name})
@@ -77,6 +88,31 @@ def graph_of(classifier: Classifier) -> Graph:
         if not isinstance(network.classifier.backbone.get_submodule(norm), nn.BatchNorm2d):
             last[_BACKBONE + convolution].output(0).get_tensor().set_names({f"{NORM}/{norm}"})
     return Graph(graph, computed((dict(zip(spec.taps, taps, strict=True)), logits)))
+
+
+def in_int8(classifier: Classifier, cells: Pixels) -> Graph:
+    """Convert a classifier to int8, in steps that suit ``cells`` (n, side, side, 3).
+
+    Weights have 7 bits: no sum overflows, on any processor, so all compute the same. The first
+    layers stay in float32: every error of theirs moves all taps, and they gain little.
+    """
+    import nncf  # trainings alone need it
+
+    nncf.set_log_level(logging.ERROR)
+    spec, plain = classifier.spec, graph_of(classifier).network
+    layers = [node for node in plain.get_ordered_ops() if node.get_type_name() in _CONVOLUTIONS]
+    exact = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
+    with redirect_stdout(StringIO()):  # its bars
+        network = nncf.quantize(
+            plain,
+            nncf.Dataset([cells[row : row + 1] for row in range(len(cells))]),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(cells),
+            ignored_scope=nncf.IgnoredScope([node.friendly_name for node in layers[:_FIRST]]),
+            advanced_parameters=exact,
+        )
+    kept = read_network(_serialised(network))  # compiled as any worker will, to the last bit
+    return Graph(kept, OpenVino(passes(spec, kept)).begin(noise(spec))())
 
 
 class _FromPixels(nn.Module):

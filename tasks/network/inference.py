@@ -4,9 +4,10 @@ OpenVINO runs the network on a processor (`tasks.network.processor`), and PyTorc
 (`tasks.network.gpu`), both in float32, so a detector that was calibrated on one also scores on the
 other.
 
-A network may be computed in bfloat16 where the processor multiplies in it: with AMX it is twice as
-fast, and features move by a tenth of their deviation over cells. So the arithmetic is part of the
-model, and whoever lacks it is refused.
+A network may be computed in int8, by any processor, or in bfloat16 where it multiplies in that:
+both are about twice as fast, and features move by a tenth of their deviation over cells. So the
+arithmetic is part of the model. Whoever lacks bfloat16 is refused; integers give the same bytes on
+all processors with AVX2, and are not computed on a GPU.
 """
 
 from collections.abc import Callable
@@ -43,9 +44,11 @@ def has_bfloat16() -> bool:
 
 
 def fastest_arithmetic() -> Arithmetic:
-    """Choose bfloat16 where it is faster: with AVX512-BF16 alone that depends on the processor."""
-    able: tuple[Arithmetic, ...] = ("float32", "bfloat16") if has_bfloat16() else ("float32",)
-    return min(able, key=seconds_of)
+    """Choose the fastest arithmetic of this machine: which it is depends on the processor."""
+    able: dict[Arithmetic, bool] = {
+        "float32": True, "int8": not has_gpu(), "bfloat16": has_bfloat16()
+    }  # fmt: skip
+    return min((each for each, can in able.items() if can), key=seconds_of)
 
 
 def refuse_other_arithmetic(spec: NetworkSpec) -> None:

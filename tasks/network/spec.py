@@ -10,8 +10,9 @@ from tasks.types import Single
 
 PENULTIMATE = "penultimate"  # a tap of every network: the input of its last layer
 
-# The numbers that a network multiplies: bfloat16 has the range of float32, and 8 of its 24 bits.
-Arithmetic = Literal["float32", "bfloat16"]
+# The numbers that a network multiplies: bfloat16 has the range of float32, and 8 of its 24 bits;
+# int8 are integers, in steps that example cells have set.
+Arithmetic = Literal["float32", "bfloat16", "int8"]
 # Taps, each (B, d), and logits (B, C).
 Computed = tuple[dict[str, Single], Single]
 

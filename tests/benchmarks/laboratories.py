@@ -176,7 +176,7 @@ def store_without(work: Path, left_out: str | None) -> Path:
                 )  # fmt: skip
                 images += ["--images", f"{name}=store/segmentations/{name}/manifest.parquet"]
         if not (store / "models").exists():
-            command(folder, "train", *images, "--arithmetic", "float32")
+            command(folder, "train", *images, "--arithmetic", "int8")
         command(folder, "fit", *images, "--batch", "fitted")
     return store
 

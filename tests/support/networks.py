@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import Classifier
-from tasks.network.conversion import inference
+from tasks.network.conversion import in_int8, inference
 from tasks.network.inference import Inference
 from tasks.network.spec import Arithmetic, Computed, NetworkSpec
 from tasks.types import Pixels
@@ -51,4 +51,4 @@ def images(count: int) -> NDArray[np.uint8]:
 def computing_in(arithmetic: Arithmetic) -> Inference:
     made = classifier(DEFAULT_NETWORK)
     made.spec = replace(made.spec, arithmetic=arithmetic)
-    return inference(made)
+    return inference(made, in_int8(made, images(40)) if arithmetic == "int8" else None)

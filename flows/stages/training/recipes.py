@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 
 from flows.jobs import libraries
 from flows.jobs.networks import CUTTING, GRAPH, HOME
@@ -25,7 +26,7 @@ from tasks.images.decoding import RESIZE
 from tasks.metrics.metrics import POSITIVE, diagnosis_metrics
 from tasks.network import backbones
 from tasks.network.classifier import Classifier, tap_widths
-from tasks.network.conversion import graph_arrays, inference
+from tasks.network.conversion import graph_arrays, in_int8, inference
 from tasks.network.cutting import MEASURED, cutting_shift
 from tasks.network.inference import Inference, outputs_of
 from tasks.network.processor import Graph
@@ -36,6 +37,7 @@ from tasks.network.tuning import home_of
 from tasks.types import Counts, Float, Index, Numbers, Pixels, Single, laboratory_of, nested
 
 FRACTIONS = (0.75, 0.10, 0.15)  # shares of patients for training, validation and test
+EXAMPLES, MOST_LOST = 320, 0.003  # training cells that set the steps of int8; AUROC it may cost
 LEAST_HEALTHY = 10  # unseen cells by which a laboratory's log-odds are read
 
 
@@ -101,9 +103,13 @@ def balanced(labels: Counts, keys: Sequence[str], rows: Index) -> Float:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained classifier, ready for passes, too, and its logits (n, C) of rows of test."""
+    """A trained classifier, ready for passes, too, and its logits (n, C) of rows of test.
+
+    ``graph`` is its network in int8, None in any other arithmetic.
+    """
 
     classifier: Classifier
+    graph: Graph | None
     network: Inference
     history: list[Epoch]
     temperature: float
@@ -141,29 +147,65 @@ def train_rows(
         keep=lambda number, state: save_state(store, training, number, state),
         start=start,
     )
-    network = inference(classifier)
+    graph = None
+    if recipe.network.arithmetic == "int8":
+        graph = graph_in_int8(classifier, data, rows)
+    network = inference(classifier, graph)
     (_, known), (_, test) = (
         outputs_of(network, data.pixels, rows[part]) for part in ("validation", "test")
     )
     temperature = fit_temperature(known, data.labels[rows["validation"]])
-    return Trained(classifier, network, history, temperature, test)
+    return Trained(classifier, graph, network, history, temperature, test)
+
+
+def graph_in_int8(
+    classifier: Classifier, data: LabelledImages, rows: Mapping[str, Index]
+) -> Graph | None:
+    """Convert a network to int8; to float32, and None, if unseen cells are diagnosed less well."""
+    classifier.spec = replace(classifier.spec, arithmetic="float32")
+    some, unseen = _some(rows["train"], EXAMPLES), rows["validation"]
+
+    def auroc(network: Inference) -> float:
+        odds = log_odds(outputs_of(network, data.pixels, unseen)[1], 1.0, POSITIVE)
+        return float(roc_auc_score(data.labels[unseen] == POSITIVE, odds))
+
+    before = auroc(inference(classifier))
+    try:
+        graph = in_int8(classifier, data.pixels[some])
+    except Exception as error:  # any error of the converters
+        warn(f"{classifier.spec.network} stays in float32, because NNCF does not take it: {error}")
+        return None
+    classifier.spec = replace(classifier.spec, arithmetic="int8")
+    if (after := auroc(inference(classifier, graph))) >= before - MOST_LOST:
+        return graph
+    warn(f"the network stays in float32: its AUROC is {before:.4f}, and {after:.4f} in int8")
+    classifier.spec = replace(classifier.spec, arithmetic="float32")
+    return None
+
+
+def _some(rows: Index, most: int) -> Index:
+    """Choose rows (k,), evenly spread over all (n,)."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.intp)]
 
 
 def weights_to_bytes(
-    classifier: Classifier, healthy: Pixels | None = None, log_odds: Numbers | None = None
+    classifier: Classifier,
+    healthy: Pixels | None = None,
+    log_odds: Numbers | None = None,
+    graph: Graph | None = None,
 ) -> bytes:
     """Serialise weights, graph, arithmetic, the shift by cutting and what tunes the network.
 
     That is by ``healthy`` training cells (n, side, side, 3), n >= 1, and by the ``log_odds`` (k,)
-    of unseen patients' healthy cells, k >= 2.
+    of unseen patients' healthy cells, k >= 2. In int8 it has a ``graph``.
     """
     weights = {name: value.cpu().numpy() for name, value in classifier.state_dict().items()}
-    graph = graph_arrays(classifier)
-    if graph and healthy is not None and log_odds is not None:
-        known = Graph.from_arrays(graph)
+    arrays = graph_arrays(classifier, graph)
+    if arrays and healthy is not None and log_odds is not None:
+        known = Graph.from_arrays(arrays)
         if home := home_of(known, classifier.spec, weights, healthy, log_odds):
             weights |= nested(HOME, home.to_arrays())
-    weights |= nested(CUTTING, classifier.cutting) | nested(GRAPH, graph)
+    weights |= nested(CUTTING, classifier.cutting) | nested(GRAPH, arrays)
     return arrays_to_bytes(weights, arithmetic=classifier.spec.arithmetic)
 
 
@@ -173,13 +215,12 @@ def of_home(
     """Choose healthy training cells, and compute the log-odds of those of unseen patients."""
     healthy = {part: each[data.labels[each] != POSITIVE] for part, each in rows.items()}
     training = healthy["train"]
-    spread = np.linspace(0, len(training) - 1, min(len(training), MEASURED)).astype(np.intp)
     _, logits = outputs_of(made.network, data.pixels, healthy["validation"])
     odds = log_odds(logits, 1.0, POSITIVE)
     looking = odds[odds < 0]
     if len(looking) < LEAST_HEALTHY or not len(training):
         return None, None
-    return data.pixels[training[spread]], looking
+    return data.pixels[_some(training, MEASURED)], looking
 
 
 def train_model(
@@ -195,8 +236,8 @@ def train_model(
     made = train_rows(store, training, recipe, data, rows)
     given = rows["train"][~data.cut_out[rows["train"]]]
     made.classifier.cutting = cutting_shift(partial(outputs_of, made.network), data.pixels, given)
-    content = weights_to_bytes(made.classifier, *of_home(made, data, rows))
-    digest, spec = digest_of(content), recipe.network
+    content = weights_to_bytes(made.classifier, *of_home(made, data, rows), made.graph)
+    digest, spec = digest_of(content), made.classifier.spec
     card = ModelCard(
         name=name or f"{spec.network.replace(':', '-')}-{digest[:8]}",
         created_at=now(),

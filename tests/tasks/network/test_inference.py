@@ -4,7 +4,9 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
+import nncf
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,9 @@ import torch
 from tasks.network import conversion
 from tasks.network.backbones import DEFAULT_NETWORK
 from tasks.network.classifier import computed, to_pixels
-from tasks.network.conversion import graph_of, inference
+from tasks.network.conversion import graph_arrays, graph_of, in_int8, inference
 from tasks.network.inference import choose, fastest_arithmetic, has_bfloat16
-from tasks.network.processor import by_openvino, seconds_of
+from tasks.network.processor import DESCRIPTION, WEIGHTS, by_openvino, seconds_of
 from tasks.network.spec import PENULTIMATE, Arithmetic, NetworkError
 from tests.support.needs import needs
 from tests.support.networks import StandIn, classifier, computing_in, images
@@ -27,7 +29,7 @@ NETWORKS = [
 ]
 
 ARITHMETICS = [
-    "float32",
+    *("float32", "int8"),
     pytest.param("bfloat16", marks=needs("bfloat16", has_bfloat16(), "it is not here")),
 ]
 
@@ -88,40 +90,66 @@ def test_an_image_has_the_same_bits_in_every_batch(arithmetic: Arithmetic) -> No
             assert np.array_equal(np.concatenate([part[name] for part, _ in parts]), values)
 
 
-@needs("bfloat16", has_bfloat16(), "it is not here")
-def test_bfloat16_is_near_float32_and_is_not_float32() -> None:
+@pytest.mark.parametrize("arithmetic", ARITHMETICS[1:])
+def test_another_arithmetic_is_near_float32_and_is_not_float32(arithmetic: Arithmetic) -> None:
     fine, fine_logits = computing_in("float32").run(images(5))
-    found, logits = computing_in("bfloat16").run(images(5))
+    found, logits = computing_in(arithmetic).run(images(5))
     assert logits.dtype == np.float32
     for name, values in found.items():
         assert 0 < np.abs(values - fine[name]).mean() < 0.01 * np.abs(values).max()
     assert not np.array_equal(logits, fine_logits)
 
 
-@pytest.fixture(scope="module")
-def in_another_process() -> dict[str, str]:
-    """Logits of five images, in hexadecimal, by the arithmetic that computed them."""
+def printed(program: str, *words: str, **settings: str) -> list[list[str]]:
+    other = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        capture_output=True, text=True, check=True, env=os.environ | settings,
+    )  # fmt: skip
+    return [line.split() for line in other.stdout.splitlines()]
+
+
+def test_the_same_batch_gives_the_same_bits_again_and_in_another_process() -> None:
     program = (
         "import torch\n"
         "from tests.support.networks import computing_in, images\n"
         "torch.set_num_threads(1)\n"
-        f"for each in {['float32', *['bfloat16'] * has_bfloat16()]}:\n"
+        f"for each in {['float32', 'int8', *['bfloat16'] * has_bfloat16()]}:\n"
         "    print(each, computing_in(each).run(images(5))[1].tobytes().hex())"
     )
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    other = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
-    )
-    lines = map(str.split, other.stdout.splitlines())
-    return {words[0]: words[1] for words in lines if len(words) == 2}
+    for arithmetic, logits in printed(program, OMP_NUM_THREADS="2"):
+        _, again = computing_in(arithmetic).run(images(5))
+        assert logits == again.tobytes().hex()
 
 
-@pytest.mark.parametrize("arithmetic", ARITHMETICS)
-def test_the_same_batch_gives_the_same_bits_again_and_in_another_process(
-    arithmetic: Arithmetic, in_another_process: dict[str, str]
+def test_integers_give_the_same_bits_on_processors_without_vnni(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, logits = computing_in(arithmetic).run(images(5))
-    assert in_another_process[arithmetic] == logits.tobytes().hex()
+    """With weights of 7 bits; those of 8 overflow there, so the other instructions are used."""
+    made, file = classifier(DEFAULT_NETWORK), str(tmp_path / "graph.npz")
+    program = (
+        "import sys\n"
+        "import numpy as np\n"
+        "from types import SimpleNamespace\n"
+        "from tasks.network.processor import passes, read_network\n"
+        "arrays = dict(np.load(sys.argv[1]))\n"
+        "run = passes(SimpleNamespace(arithmetic='int8'), read_network(arrays))\n"
+        "print(run(arrays['cells'])['logits'].tobytes().hex())"
+    )
+
+    def alike() -> list[bool]:
+        arrays = graph_arrays(made, in_int8(made, images(40)))
+        graph = {name: arrays[name] for name in (DESCRIPTION, WEIGHTS)}
+        np.savez(file, cells=images(5), **graph)
+        here, *others = (
+            printed(program, file, ONEDNN_MAX_CPU_ISA=each)
+            for each in ("DEFAULT", "AVX512_CORE", "AVX2")
+        )
+        return [here == there for there in others]
+
+    assert alike() == [True, True]
+    of_8_bits = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE)
+    monkeypatch.setattr(nncf, "AdvancedQuantizationParameters", lambda **_: of_8_bits)
+    assert alike() == [False, False]
 
 
 def test_a_network_that_openvino_does_not_take_is_run_by_pytorch(
@@ -165,15 +193,21 @@ def test_a_gpu_is_preferred_where_a_network_has_weights_for_it(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "able", "arithmetic"),
-    [(0.01, True, "bfloat16"), (0.03, True, "float32"), (0.01, False, "float32")],
+    ("seconds", "able", "gpu", "arithmetic"),
+    [
+        (0.01, True, False, "bfloat16"),
+        (0.03, True, False, "int8"),
+        (0.01, False, False, "int8"),
+        (0.01, False, True, "float32"),
+    ],
 )
-def test_bfloat16_is_chosen_where_it_is_faster(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, able: bool, arithmetic: str
+def test_the_fastest_arithmetic_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, able: bool, gpu: bool, arithmetic: str
 ) -> None:
-    taken = {"float32": 0.02, "bfloat16": seconds}
+    taken = {"float32": 0.04, "int8": 0.02, "bfloat16": seconds}
     monkeypatch.setattr("tasks.network.inference.seconds_of", taken.__getitem__)
     monkeypatch.setattr("tasks.network.inference.has_bfloat16", lambda: able)
+    monkeypatch.setattr("tasks.network.inference.has_gpu", lambda: gpu)
     assert fastest_arithmetic() == arithmetic
 
 

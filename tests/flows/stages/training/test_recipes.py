@@ -2,12 +2,16 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from numpy.typing import NDArray
 
+from flows.stages.training import recipes
 from flows.stages.training.labelled_images import LabelledImages
-from flows.stages.training.recipes import TrainingRecipe, training_digest
+from flows.stages.training.recipes import TrainingRecipe, graph_in_int8, training_digest
+from tasks.network.backbones import DEFAULT_NETWORK
 from tasks.network.spec import NetworkSpec
 from tasks.network.training import TrainingPlan
+from tests.support.networks import classifier, images
 
 RECIPE = TrainingRecipe(
     images="s3://smears/*.png",
@@ -51,3 +55,15 @@ def test_a_training_is_named_by_all_that_decides_its_outcome() -> None:
     ]
     assert len(set(digests)) == 4
     assert digests[0] == training_digest(RECIPE, labelled(pixels.copy(), [0, 1, 0, 1]))
+
+
+@pytest.mark.parametrize(("most_lost", "arithmetic"), [(1.0, "int8"), (-1.1, "float32")])
+def test_a_network_that_integers_serve_worse_stays_in_float32(
+    most_lost: float, arithmetic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = classifier(DEFAULT_NETWORK)
+    monkeypatch.setattr(recipes, "MOST_LOST", most_lost)
+    rows = {"train": np.arange(30), "validation": np.arange(30, 40)}
+    graph = graph_in_int8(made, labelled(images(40), [0, 1] * 20), rows)
+    assert made.spec.arithmetic == arithmetic
+    assert (graph is None) is (arithmetic == "float32")

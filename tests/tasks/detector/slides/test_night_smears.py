@@ -125,6 +125,12 @@ def test_a_third_of_a_named_slide_may_be_debris_and_it_is_one_smear_without_it()
     assert not references(smears)[0].kept[80:].any()
 
 
+def test_a_slide_that_can_be_one_smear_is_not_refused_because_no_division_makes_two() -> None:
+    slide = smear(0, NEW, n=100)
+    for of_one in (False, True):
+        assert found(slide, Group(0.25, 1.01, of_one=of_one)).implausible is not of_one
+
+
 def test_a_rare_kind_of_cell_is_no_smear_of_its_own() -> None:
     night = together(
         smear(0, n=300),
