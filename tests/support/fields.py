@@ -33,7 +33,9 @@ def field_of(*places: tuple[float, float], radius: float = 30) -> Field:
     )
 
 
-def rendered(seed: int, *, cells: int = 40, overlapping: float = 0.3) -> RenderedField:
+def rendered(
+    seed: int, *, cells: int = 40, overlapping: float = 0.3, height: int = 1000, width: int = 1400
+) -> RenderedField:
     rng = np.random.default_rng(seed)
     return render_field(
         draw_patient(seed + 1, rng),
@@ -41,8 +43,8 @@ def rendered(seed: int, *, cells: int = 40, overlapping: float = 0.3) -> Rendere
         cells=cells,
         parasitized=cells // 4,
         overlapping=overlapping,
-        height=1000,
-        width=1400,
+        height=height,
+        width=width,
     )
 
 

@@ -22,26 +22,12 @@ from storage.smears.segmentations import FIELD_SCHEMA, segmentation_of
 from storage.store import Store, StoreError
 from tasks.images.listing import list_images
 from tasks.images.regions import find, image_refs
-from tasks.smears.synthetic.rendered_cells import draw_patient
 from tests.support.dicom import write_dicom_slide
-from tests.support.rendered_fields import RenderedField, render_field
+from tests.support.fields import rendered
 from tests.support.rendered_slides import RenderedSlide
 
 DAY = date(2026, 3, 1)
-CELLS, PARASITIZED = 14, 3
-
-
-def rendered(seed: int, cells: int = CELLS, parasitized: int = PARASITIZED) -> RenderedField:
-    rng = np.random.default_rng(seed)
-    return render_field(
-        draw_patient(1, rng),
-        rng,
-        cells=cells,
-        parasitized=parasitized,
-        overlapping=0.2,
-        height=700,
-        width=900,
-    )
+CELLS = 14
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +37,8 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, slide in enumerate(("s1", "s1", "s2")):
         path = folder / slide / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(rendered(number).pixels).save(path)
+        drawn = rendered(number, cells=CELLS, overlapping=0.2, height=700, width=900)
+        Image.fromarray(drawn.pixels).save(path)
     Image.new("RGB", (300, 200), (240, 238, 225)).save(folder / "s2" / "blank.png")
     return folder
 
