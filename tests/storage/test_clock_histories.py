@@ -160,20 +160,11 @@ class Machines(RuleBasedStateMachine):
             self.writer = None if self.writer is run else self.writer
 
 
-def histories(protocol: str, examples: int) -> None:
+@pytest.mark.parametrize("examples", [8, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_histories_of_two_machines(protocol: str, examples: int) -> None:
     counted: Counter[str] = Counter()
     machine = type("Machine", (Machines,), {"protocol": protocol, "counted": counted})
     options = settings(max_examples=examples, stateful_step_count=30, deadline=None)
     run_state_machine_as_test(machine, settings=options)
     print("\n" + ", ".join(f"{count:,} {name}" for name, count in counted.items()))
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_histories_of_two_machines(protocol: str) -> None:
-    histories(protocol, 8)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_many_histories_of_two_machines(protocol: str) -> None:
-    histories(protocol, 400)

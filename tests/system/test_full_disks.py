@@ -41,27 +41,19 @@ def needed(bench: FilledBench, flow: str) -> int:
     return used - before + 16 * PAGE
 
 
-def fill(bench: FilledBench, flow: str, rooms: int) -> None:
-    counts, run, most = Counts(f"full disks, {flow}"), getattr(bench, flow), needed(bench, flow)
+@pytest.mark.parametrize(
+    ("flow", "rooms"),
+    [("screening", 4), *(pytest.param(flow, ROOMS, marks=pytest.mark.slow) for flow in FLOWS)],
+)
+def test_a_run_on_a_disk_that_fills_up_is_finished_when_there_is_room(
+    filled: FilledBench, flow: str, rooms: int
+) -> None:
+    counts, run, most = Counts(f"full disks, {flow}"), getattr(filled, flow), needed(filled, flow)
     for number in range(rooms):
         room = most * number // (rooms - 1) // PAGE * PAGE
-        ends = count(replace(bench, room=room), run, counts, "no room", NO_FAULT)
+        ends = count(replace(filled, room=room), run, counts, "no room", NO_FAULT)
         counts.note("no room", "went on", ends[0].code == 0)
         error = ends[0].error
         if ends[0].code and not (error and "No space left" in error and "/store" in error):
             counts.add("message", f"{room} bytes: {error}", "unclear")
     counts.check()
-
-
-def test_a_night_on_a_disk_that_fills_up_is_finished_when_there_is_room(
-    filled: FilledBench,
-) -> None:
-    fill(filled, "screening", 4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("flow", FLOWS)
-def test_a_run_on_a_disk_that_fills_up_anywhere_is_finished_when_there_is_room(
-    filled: FilledBench, flow: str
-) -> None:
-    fill(filled, flow, ROOMS)

@@ -87,11 +87,13 @@ def other(bench: Bench) -> Run:
     return Run("screen", options)
 
 
-def test_a_run_that_is_stopped_while_it_publishes_changes_nothing_when_it_comes_back(
-    bench: Bench,
+@pytest.mark.parametrize("anywhere", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_run_that_is_stopped_changes_nothing_when_it_comes_back(
+    bench: Bench, anywhere: bool
 ) -> None:
-    counts, points = Counts("stopped while publishing"), publishing(bench)
-    for point in random.Random(1).sample(points, 1):
+    """Anywhere, or once while it publishes."""
+    counts, points = Counts("stopped"), bench.calm(bench.screening).points()[::EVERY]
+    for point in points if anywhere else random.Random(1).sample(publishing(bench), 1):
         stopped(bench, counts, "the same run goes on", point, bench.screening)
         stopped(bench, counts, "another attempt goes on", point, other(bench))
     counts.check()
@@ -150,15 +152,6 @@ def test_two_hosts_with_clocks_apart_do_not_mix_their_work(bench: Bench, apart: 
         counts.note("the second host", "took over", second.code == 0)
         where = f"at {point}: {second.error}; {came_back.error}"
         counts.add("the second host", where, *sorted(set(found)))
-    counts.check()
-
-
-@pytest.mark.slow
-def test_a_run_that_is_stopped_anywhere_changes_nothing_when_it_comes_back(bench: Bench) -> None:
-    counts = Counts("stopped anywhere")
-    for point in bench.calm(bench.screening).points()[::EVERY]:
-        stopped(bench, counts, "the same run goes on", point, bench.screening)
-        stopped(bench, counts, "another attempt goes on", point, other(bench))
     counts.check()
 
 
