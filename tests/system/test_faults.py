@@ -23,6 +23,7 @@ from distributed import Client, LocalCluster, WorkerPlugin
 
 from flows.cluster.kinds import STARTED
 from flows.fit import FitOutcome, fit
+from flows.jobs.fitting import fitted_rows
 from flows.jobs.shard import run_shard
 from flows.options.flows import Fit, Screen
 from flows.settings import Settings
@@ -175,26 +176,16 @@ def test_a_killed_worker_costs_nothing_but_time(
     assert comparable(outcome.report).equals(undisturbed)
 
 
-@pytest.mark.parametrize("stage", [pytest.param("extract", marks=pytest.mark.slow), "calibrate"])
-def test_a_worker_killed_in_any_stage_of_a_fit_changes_nothing(
-    night: tuple[Settings, Path],
-    scheduler: str,
-    tmp_path: Path,
-    stage: str,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_worker_killed_while_a_fit_calibrates_changes_nothing(
+    night: tuple[Settings, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.jobs.fitting import fitted_rows
-    from flows.stages import batch
-
     settings, images = night
     calm = settings.model_copy(update={"store": str(tmp_path / "calm")})
     shutil.copytree(settings.store, calm.store)
     fit.fn(Fit(images=str(images), batch="more"), calm)
-    module, name = (
-        (batch, "run_shard") if stage == "extract" else (fitted_rows, "group_log_distances")
-    )
     marker = tmp_path / "killed"
-    monkeypatch.setattr(module, name, partial(_die_once, getattr(module, name), str(marker)))
+    dying = partial(_die_once, fitted_rows.group_log_distances, str(marker))
+    monkeypatch.setattr(fitted_rows, "group_log_distances", dying)
     fit.fn(Fit(images=str(images), batch="more"), settings)
     assert marker.exists()
     assert arrays_in(settings) == arrays_in(calm)
