@@ -188,9 +188,13 @@ def test_an_inbox_without_anything_new_is_red_until_something_comes(ward: Ward) 
     for _ in range(2):
         none = ward.run()
         assert "no images for batch night-2026-03-02" in none.problem
-        assert none.light == "red"
+        assert (none.light, none.reasons) == ("red", ["there are no images"])
+        assert names_of(none) == []
+        batch = none.report.replace("/images/", "/batches/")
+        assert pq.ParquetFile(batch).read()["light"].to_pylist() == ["red"]
     more = ward.arrive(2)
-    assert names_of(ward.run()) == more
+    outcome = ward.run()
+    assert (outcome.images, outcome.scored, names_of(outcome)) == (2, 2, more)
     assert first != more
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.cluster.trials import ClusterError
-from flows.fit import fit
+from flows.fit import FitOutcome, fit
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.options.flows import Fit, Screen
 from flows.settings import Settings
@@ -28,10 +28,12 @@ from storage.smears.schemas.slides import SLIDE_SCHEMA
 from storage.store import Store, StoreError
 from tasks.reports.image_rows import PIECE
 from tasks.smears.reports.night import judged
+from tests.support.fitted import copied
 from tests.support.paths import ROOT
 from tests.support.screening import screen_night
 
 KINDS = ("images", "slides", "batches")
+Screened = tuple[Settings, NightOutcome]
 
 
 def rows_of(outcome: NightOutcome) -> list[dict[str, object]]:
@@ -39,8 +41,17 @@ def rows_of(outcome: NightOutcome) -> list[dict[str, object]]:
     return found
 
 
-def test_every_image_of_the_night_is_in_the_report_once(images: Path, ready: Settings) -> None:
-    outcome = screen_night(images, ready, date=date(2026, 3, 1))
+@pytest.fixture(scope="module")
+def screened(
+    images: Path, fitted: tuple[Settings, FitOutcome], tmp_path_factory: pytest.TempPathFactory
+) -> Screened:
+    """A night that was screened, and settings of its store, which nobody changes."""
+    settings = copied(fitted[0], tmp_path_factory.mktemp("screened") / "store")
+    return settings, screen_night(images, settings, date=date(2026, 3, 1))
+
+
+def test_every_image_of_the_night_is_in_the_report_once(images: Path, screened: Screened) -> None:
+    _, outcome = screened
     rows = rows_of(outcome)
     names = [str(row["uri"]).rsplit("/", 1)[1] for row in rows]
     assert sorted(names) == sorted(path.name for path in (images / "night").iterdir())
@@ -51,11 +62,13 @@ def test_every_image_of_the_night_is_in_the_report_once(images: Path, ready: Set
     assert failed[0]["diagnosis"] is None
     assert failed[0]["image_id"]
     assert "batch_date=2026-03-01/night.parquet" in outcome.report
+    planted = duckdb.sql(f"FROM '{outcome.report}' WHERE abnormal AND q_value <= 0.2")
+    assert len(planted) >= 4
 
 
-def test_the_report_has_the_columns_it_promises(images: Path, ready: Settings) -> None:
-    outcome = screen_night(images, ready)
-    card = load_card(Store(ready.store), "m")
+def test_the_report_has_the_columns_it_promises(screened: Screened) -> None:
+    settings, outcome = screened
+    card = load_card(Store(settings.store), "m")
     schema = of_attempt(image_schema(card.classes, card.distance_taps), 1)
     assert pq.ParquetFile(outcome.report).schema_arrow.equals(schema, check_metadata=True)
     row = next(row for row in rows_of(outcome) if row["status"] == "scored")
@@ -63,14 +76,6 @@ def test_the_report_has_the_columns_it_promises(images: Path, ready: Settings) -
     alone = {"network_probability", "statistics_probability"}  # too few cells are unseen for two
     alone |= {"steady"}  # this network is not sure
     assert empty <= {"label", "failure", "review_reason", *PIECE, *alone}
-
-
-def test_planted_images_are_more_abnormal_than_cells(images: Path, ready: Settings) -> None:
-    outcome = screen_night(images, ready)
-    (noise,) = duckdb.sql(
-        f"SELECT count(*) FROM '{outcome.report}' WHERE abnormal AND q_value <= 0.2"
-    ).fetchall()
-    assert noise[0] >= 4
 
 
 @pytest.mark.parametrize(
@@ -155,13 +160,13 @@ def reports_of(settings: Settings, name: str) -> dict[str, Path]:
     return {kind: Path(store.path(*report_path(name, day, kind))) for kind in KINDS}
 
 
-def test_a_night_has_a_summary_by_slide_and_a_light(images: Path, ready: Settings) -> None:
-    outcome = screen_night(images, ready)
+def test_a_night_has_a_summary_by_slide_and_a_light(screened: Screened) -> None:
+    settings, outcome = screened
     cells = duckdb.sql(
         f"SELECT slide_id, count(*), count(*) FILTER (abnormal), count(*) FILTER "
         f"(probability_Parasitized > 0.5) FROM '{outcome.report}' GROUP BY 1 ORDER BY 1"
     ).fetchall()
-    paths = reports_of(ready, "night")
+    paths = reports_of(settings, "night")
     schemas = {"slides": SLIDE_SCHEMA, "batches": BATCH_SCHEMA}
     for kind, schema in schemas.items():
         # Parquet has names of its own for what is in a list, so types are not compared.
@@ -175,7 +180,7 @@ def test_a_night_has_a_summary_by_slide_and_a_light(images: Path, ready: Setting
     (night,) = pq.ParquetFile(paths["batches"]).read().to_pylist()
     assert night["images"] == outcome.images == sum(row["cells"] for row in slides)
     assert night["scored"] == outcome.scored == sum(night["p_values"])
-    taps = load_card(Store(ready.store), "m").distance_taps
+    taps = load_card(Store(settings.store), "m").distance_taps
     assert {tap: sum(counts) for tap, counts in night["tap_scores"]} == dict.fromkeys(
         taps, outcome.scored
     )
@@ -252,26 +257,6 @@ def test_a_night_is_compared_with_earlier_nights_and_a_rerun_replaces_its_row(
     assert {name: row(2)[name] for name in same} == {name: before[name] for name in same}
     folder = Path(ready.store) / "reports" / "batches"
     assert len(list(folder.rglob("*.parquet"))) == 3
-
-
-def test_a_night_without_images_is_red_until_they_have_come(
-    images: Path, ready: Settings, tmp_path: Path
-) -> None:
-    inbox = tmp_path / "inbox"
-    inbox.mkdir()
-    empty = screen.fn(Screen(images=str(inbox), batch="night"), ready)
-    assert empty.failed
-    assert "no images for batch night" in empty.problem
-    assert empty.light == "red"
-    assert empty.reasons == ["there are no images"]
-    paths = reports_of(ready, "night")
-    assert pq.read_metadata(paths["images"]).num_rows == 0
-    assert pq.ParquetFile(paths["batches"]).read()["light"].to_pylist() == ["red"]
-    for path in sorted((images / "smears" / "Uninfected").glob("*.png"))[:3]:
-        shutil.copy(path, inbox)
-    outcome = screen.fn(Screen(images=str(inbox), batch="night"), ready)
-    assert (outcome.images, outcome.scored) == (3, 3)
-    assert pq.read_metadata(paths["images"]).num_rows == 3
 
 
 def _dies_at_the_third_shard(job: ShardJob) -> ShardResult:
@@ -353,17 +338,17 @@ def test_another_detector_scores_the_same_features_again_without_the_images(
 
 
 def test_the_queries_of_the_guides_work_and_their_ann_data_has_the_features_of_scored_cells(
-    images: Path, ready: Settings, monkeypatch: pytest.MonkeyPatch
+    screened: Screened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = screen_night(images, ready)
-    monkeypatch.chdir(Path(ready.store).parent)
+    settings, outcome = screened
+    monkeypatch.chdir(Path(settings.store).parent)
     guides = "".join((ROOT / room / "README.md").read_text() for room in ("storage", "flows"))
     blocks = re.findall(r"```(sql|python)\n(.*?)```", guides, re.DOTALL)
     assert [language for language, _ in blocks] == ["sql", *["python"] * 4]
     assert duckdb.sql(blocks[0][1]).fetchall()
     for _, code in blocks[1:]:
         exec(code, {})
-    block = read_block(Store(ready.store), "m", "night", 0, outcome.images)
+    block = read_block(Store(settings.store), "m", "night", 0, outcome.images)
     cells = anndata.read_h5ad("night.h5ad")
     assert cells.obs_names.tolist() == [r["uri"] for r in rows_of(outcome) if not r["failure"]]
     for tap, values in block.taps.items():
