@@ -54,13 +54,17 @@ def test_a_screened_night_has_a_page_and_the_index_leads_to_it(
     assert "night.html" in [each["href"] for each in index.of("a")]
 
 
-def test_a_missing_page_is_made_again_with_the_same_bytes(photos: Path, settings: Settings) -> None:
+def test_a_missing_page_or_index_is_made_again_with_the_same_bytes(
+    photos: Path, settings: Settings
+) -> None:
     first = screened(photos, settings)
-    before, stamp = Path(first.page).read_bytes(), Path(first.report).stat().st_mtime_ns
-    Path(first.page).unlink()
-    again = screened(photos, settings)
-    assert again.repeated
-    assert Path(again.page).read_bytes() == before
+    stamp = Path(first.report).stat().st_mtime_ns
+    for path in (Path(first.page), Path(first.page).with_name("index.html")):
+        before = path.read_bytes()
+        path.unlink()
+        again = screened(photos, settings)
+        assert again.repeated
+        assert path.read_bytes() == before
     assert Path(first.report).stat().st_mtime_ns == stamp
     made = Path(again.page).stat().st_mtime_ns
     screened(photos, settings)
@@ -95,15 +99,6 @@ def test_a_page_that_could_not_be_written_is_made_by_the_same_command(
     assert outcome.repeated
     assert Path(outcome.page).exists()
     assert announced == ["night", "night"]  # again, with its pictures
-
-
-def test_an_index_that_is_gone_is_made_again(photos: Path, settings: Settings) -> None:
-    screened(photos, settings)
-    index = Path(Store(settings.store).path(*pages.index_path()))
-    before = index.read_bytes()
-    index.unlink()
-    screened(photos, settings)
-    assert index.read_bytes() == before
 
 
 def test_a_page_of_an_older_report_is_replaced(photos: Path, settings: Settings) -> None:
