@@ -72,25 +72,33 @@ def test_a_slide_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cells", "reasons"),
+    ("cells", "fields", "reasons"),
     [
-        ([cell()] * 100, []),
-        ([cell()] * 90 + [cell(**ABNORMAL)] * 10, []),  # more than alpha, but not grossly
-        ([cell()] * 60 + [cell(**ABNORMAL)] * 40, ["abnormal together"]),
-        ([cell()] * 15 + [cell(**ABNORMAL)] * 5, []),  # grossly, but it may be chance
-        ([cell()] * 95 + [cell(**FAILED)] * 5, []),
-        ([cell()] * 90 + [cell(**FAILED)] * 10, ["many failed"]),
-        ([cell()] * 4, ["few cells"]),
-        ([cell()] * 75 + [cell(**UNCERTAIN)] * 25, ["many uncertain"]),
-        ([cell()] * 50 + [cell(patient="q")] * 50, ["several patients"]),
-        ([cell(**FAILED)] * 30, ["many failed", "few cells"]),
-        ([cell(None)] * 50 + [cell(None, "q")] * 50, []),  # of different slides, for all we know
+        ([cell()] * 100, None, []),
+        ([cell()] * 90 + [cell(**ABNORMAL)] * 10, None, []),  # more than alpha, but not grossly
+        ([cell()] * 60 + [cell(**ABNORMAL)] * 40, None, ["abnormal together"]),
+        ([cell()] * 15 + [cell(**ABNORMAL)] * 5, None, []),  # grossly, but it may be chance
+        ([cell()] * 95 + [cell(**FAILED)] * 5, None, []),
+        ([cell()] * 90 + [cell(**FAILED)] * 10, None, ["many failed"]),
+        ([cell()] * 4, None, ["few cells"]),
+        ([cell()] * 75 + [cell(**UNCERTAIN)] * 25, None, ["many uncertain"]),
+        ([cell()] * 50 + [cell(patient="q")] * 50, None, ["several patients"]),
+        ([cell(**FAILED)] * 30, None, ["many failed", "few cells"]),
+        ([cell(None)] * 50 + [cell(None, "q")] * 50, None, []),  # perhaps of different slides
+        ([cell()] * 4992, [field()] * 100, []),
+        ([cell()] * 4991, [field()] * 100, ["too few cells for a negative call"]),
+        ([cell()] * 50 + [cell(**PARASITIZED)], [field()], []),
+        ([cell()] * 5000, [field(), field(**DARK, **BLURRED)],
+         ["fields dark", "fields out of focus"]),
+        ([cell()] * 5000, [field(), UNREADABLE], ["fields failed"]),
+        ([], [field("empty")], ["few cells", "too few cells for a negative call"]),
+        ([cell()] * 5000, [field()] * 9 + [field(patient_id="q")], ["several patients"]),
     ],
-)
+)  # fmt: skip
 def test_a_slide_is_sent_to_a_person_with_the_reasons(
-    cells: list[dict[str, Any]], reasons: list[str]
+    cells: list[dict[str, Any]], fields: list[dict[str, Any]] | None, reasons: list[str]
 ) -> None:
-    (row,) = summary(cells)
+    (row,) = summary(cells, fields=fields)
     assert row["review_reasons"] == reasons
     assert row["verdict"] == ("review" if reasons else "accept")
 
@@ -179,27 +187,6 @@ def test_a_slide_says_which_of_its_fields_were_read_and_why_the_others_were_not(
     (row,) = summary([cell()] * 10, fields=fields)
     assert (row["fields"], row["fields_read"]) == (5, 2)
     assert row["exclusions"] == [("damaged", 1), ("empty", 2)]
-
-
-@pytest.mark.parametrize(
-    ("cells", "fields", "reasons"),
-    [
-        ([cell()] * 4992, [field()] * 100, []),
-        ([cell()] * 4991, [field()] * 100, ["too few cells for a negative call"]),
-        ([cell()] * 50 + [cell(**PARASITIZED)], [field()], []),
-        ([cell()] * 5000, [field(), field(**DARK, **BLURRED)],
-         ["fields dark", "fields out of focus"]),
-        ([cell()] * 5000, [field(), UNREADABLE], ["fields failed"]),
-        ([], [field("empty")], ["few cells", "too few cells for a negative call"]),
-        ([cell()] * 5000, [field()] * 9 + [field(patient_id="q")], ["several patients"]),
-    ],
-)  # fmt: skip
-def test_a_slide_is_for_review_where_its_fields_are_or_its_cells_are_too_few(
-    cells: list[dict[str, Any]], fields: list[dict[str, Any]], reasons: list[str]
-) -> None:
-    (row,) = summary(cells, fields=fields)
-    assert row["review_reasons"] == reasons
-    assert row["verdict"] == ("review" if reasons else "accept")
 
 
 @pytest.mark.parametrize(
