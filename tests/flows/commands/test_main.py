@@ -161,10 +161,6 @@ def test_a_wrong_setting_says_where_it_stands(
     code, _, err = run("status")
     assert (code, err.count("\n")) == (2, 1)
     assert "field_limits" in err
-    (tmp_path / "slidewatch.toml").write_text("store =")
-    code, _, err = run("status")
-    assert (code, err.count("\n")) == (2, 1)
-    assert f"{tmp_path / 'slidewatch.toml'} is not TOML" in err
     monkeypatch.setenv("SLIDEWATCH_CONFIG", "none.toml")
     code, _, err = run("status")
     assert (code, err) == (
@@ -263,19 +259,25 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(given: list[str]
     assert err.count("\n") == 1
 
 
+FULL = (errno.ENOSPC, "No space left on device")
+TO_DO = ("slidewatch prune", "run the same command again")
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
         (
             PermissionError(errno.EACCES, "Permission denied", "/srv/store/card.json"),
-            "/srv/store/card.json cannot be used (Permission denied): check the path",
+            ["/srv/store/card.json cannot be used (Permission denied): check the path"],
         ),
-        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "does not answer ([Errno 111] ref"),
-        (EndpointConnectionError(endpoint_url="http://minio"), "answer (Could not connect to the"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "no"), ["does not answer ([Errno 111] no"]),
+        (EndpointConnectionError(endpoint_url="http://a"), ["answer (Could not connect to the"]),
+        (OSError(*FULL), ["the disk of the store", *TO_DO]),
+        (OSError(*FULL, "/srv/store/reports"), ["/srv/store/reports", *TO_DO]),
     ],
 )
-def test_what_cannot_be_reached_is_a_sentence(
-    error: Exception, says: str, monkeypatch: pytest.MonkeyPatch, run: Run
+def test_what_cannot_be_reached_or_written_is_a_sentence(
+    error: Exception, says: list[str], monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     def fail(*_: object) -> StatusOutcome:
         raise error
@@ -283,20 +285,5 @@ def test_what_cannot_be_reached_is_a_sentence(
     monkeypatch.setattr(command_line, "_load", lambda place: fail)
     code, _, err = run("status")
     assert (code, err.count("\n")) == (1, 1)
-    assert says in err
+    assert all(words in err for words in says), err
     assert "Error:" not in err
-
-
-@pytest.mark.parametrize("file", [None, "/srv/store/reports"])
-def test_a_full_disk_is_said_with_what_to_do(
-    file: str | None, monkeypatch: pytest.MonkeyPatch, run: Run
-) -> None:
-    def full(*_: object) -> StatusOutcome:
-        raise OSError(errno.ENOSPC, "No space left on device", file)
-
-    monkeypatch.setattr(command_line, "_load", lambda place: full)
-    code, _, err = run("status")
-    assert (code, err.count("\n")) == (1, 1)
-    assert f"{file or 'the disk of the store'}" in err
-    assert "slidewatch prune" in err
-    assert "run the same command again" in err
