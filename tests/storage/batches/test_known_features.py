@@ -11,9 +11,8 @@ from storage.batches.features import FeatureBlock, read_block
 from storage.batches.known_features import index_images
 from storage.batches.ledger import read_shard_record
 from storage.batches.manifests import load_batch
-from storage.models.classifiers import load_card, save_model
-from storage.records import arrays_from_bytes, arrays_to_bytes
-from storage.store import Store, digest_of
+from storage.models.classifiers import load_card
+from storage.store import Store
 from tasks.images import decoding
 from tasks.images.decoding import DECODING, Check, Picture
 from tasks.images.listing import list_images
@@ -123,22 +122,6 @@ def test_features_of_images_that_were_decoded_otherwise_are_not_used(
     decoded.clear()
     extracted(store_with_model, cells, "again", ["first"])
     assert len(decoded) == 24
-
-
-def test_features_of_another_model_of_the_same_name_are_not_used(
-    store_with_model: Store, cells: Path, tmp_path: Path, first: FeatureBlock, decoded: list[bytes]
-) -> None:
-    store = store_with_model
-    arrays = arrays_from_bytes(store.read_bytes("models", "tiny", "model.safetensors"))
-    arrays["backbone.fc.bias"] = arrays["backbone.fc.bias"] + 1
-    arrays = {name: a for name, a in arrays.items() if not name.startswith("graph/")}
-    content = arrays_to_bytes(arrays)
-    card = load_card(store, "tiny").model_copy(update={"digest": digest_of(content)})
-    store.remove("models", "tiny")
-    save_model(store, card, content)
-    again = extracted(store, moved(cells, tmp_path / "moved"), "again", ["first"])
-    assert len(decoded) == 24
-    assert not np.isclose(again.logits.mean(), first.logits.mean())
 
 
 def test_a_ledger_record_says_which_versions_made_the_features(
