@@ -84,7 +84,6 @@ def group(
     scales: Mapping[str, tuple[float, float]] | None = None,
     earlier: Sequence[Row] = (),
     made_by: Provenance = MADE_BY,
-    limits: FieldLimits | None = None,
 ) -> Grouped:
     """Group image rows, as a publication does."""
     if not isinstance(cells, pa.Table):
@@ -95,7 +94,7 @@ def group(
         images = Path(folder) / "images.parquet"
         pq.write_table(as_published(cells, list(scales or {})), images)
         given = None if fields is None else table_of(fields, MEASURED_SCHEMA)
-        rules = Rules(limits or FieldLimits(), counting, scales or {}, made_by)
+        rules = Rules(FieldLimits(), counting, scales or {}, made_by)
         tables, night = group_rows(images, table_of(shifts, SHIFTS), given, rules)
     judged = batch_judged(night, tables[SLIDES], tables[PATIENTS], earlier, counting, made_by)
     tables[BATCHES] = batch_table(night, judged | made_by.to_row(), BATCH_SCHEMA)

@@ -60,11 +60,6 @@ class RenderedSlide:
         """Count the cells that a finder should find."""
         return sum(len(field.cells) for field in self.fields)
 
-    @property
-    def parasitized(self) -> int:
-        """Count the cells with a parasite."""
-        return sum(cell.stage is not None for field in self.fields for cell in field.cells)
-
 
 def render_slide(
     path: Path,

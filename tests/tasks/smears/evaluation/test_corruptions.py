@@ -45,16 +45,12 @@ def test_seeds_and_images_differ(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_higher_level_changes_more(name: str) -> None:
+def test_a_higher_level_changes_more_from_barely_visible_to_gross(name: str) -> None:
     by_level = [np.mean([change(image, name, level) for image in CELLS]) for level in LEVELS]
     assert by_level == sorted(by_level)
     assert by_level[-1] > 2 * by_level[0] > 0
-
-
-@pytest.mark.parametrize("name", CORRUPTIONS)
-def test_the_first_level_is_barely_visible_and_the_last_is_gross(name: str) -> None:
-    assert np.mean([change(image, name, 1) for image in CELLS]) < 12
-    assert np.mean([change(image, name, 5) for image in CELLS]) > 2
+    assert by_level[0] < 12
+    assert by_level[-1] > 2
 
 
 @pytest.mark.parametrize("level", LEVELS)
