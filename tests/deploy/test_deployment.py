@@ -30,6 +30,7 @@ from prefect.utilities.schema_tools import validate
 from flows.options.commands import COMMANDS
 from flows.prefect.decorators import Flow
 from tests.support import images, paths, servers
+from tests.support.processes import python
 from tests.support.waiting import until
 
 FILE = paths.ROOT / "deploy" / "prefect.yaml"
@@ -82,9 +83,7 @@ def test_prefect_finds_the_flows_of_all_deployments() -> None:
         "import sys\nfrom prefect.flows import load_flow_from_entrypoint as load\n"
         "for each in sys.argv[1:]: print(load(each, use_placeholder_flow=False).name)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, *entrypoints], capture_output=True, text=True, check=True
-    )
+    done = python("-c", program, *entrypoints)
     assert done.stdout.split() == [each.rsplit(".", 1)[1] for each in entrypoints]
 
 

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 
 from tests.support.images import write_cells
 from tests.support.paths import ROOT
+from tests.support.processes import python
 
 PACKAGES = ("flows", "tasks", "storage")
 Run = Callable[..., str]
@@ -27,12 +26,8 @@ def run(tmp_path: Path) -> Run:
     store = str(tmp_path / "store")
 
     def command(*words: str, code: int = 0) -> str:
-        module = [sys.executable, "-m", "flows.commands.main"]
-        done = subprocess.run(
-            [*module, *words, "--store", store], cwd=tmp_path, env=alone, text=True,
-            capture_output=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr
+        typed = ("-m", "flows.commands.main", *words, "--store", store)
+        done = python(*typed, code=code, cwd=tmp_path, env=alone)
         return done.stdout + done.stderr
 
     return command

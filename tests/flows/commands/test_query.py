@@ -16,6 +16,7 @@ from flows.commands.query import DATA
 from storage.kinds import tables
 from storage.store import Store
 from tests.support.paths import ROOT
+from tests.support.processes import python
 from tests.support.reports import fill
 
 Run = Callable[..., tuple[int, str, str]]
@@ -40,8 +41,7 @@ def query(filled: Store, run: Run) -> Run:
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own."""
-    module = [sys.executable, "-m", "flows.commands.main"]
-    return subprocess.run([*module, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return python("-m", "flows.commands.main", *words, code=None, cwd=ROOT)
 
 
 def test_an_answer_is_a_table_to_read(query: Run) -> None:

@@ -46,21 +46,20 @@ def test_a_gpu_gives_what_the_processor_gives() -> None:
     assert_alike(classifier(DEFAULT_NETWORK).cuda(), 16)
 
 
+def norms_of(network: Classifier) -> list[torch.nn.BatchNorm2d]:
+    return [each for each in network.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+
+
 @pytest.mark.parametrize("network", [DEFAULT_NETWORK, "timm:resnet18", "torchvision:resnet18"])
 def test_folding_batch_norms_changes_no_output(network: str) -> None:
-    torch.manual_seed(0)
-    classifier = build(network_spec(network, ("a", "b"), 64)).eval()
-    for module in classifier.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
-            torch.nn.init.uniform_(module.weight, 0.5, 2.0)
+    made = classifier(network)
+    for norm in norms_of(made):
+        torch.nn.init.uniform_(norm.weight, 0.5, 2.0)
     pixels = torch.rand(4, 3, 64, 64)
     with torch.inference_mode():
-        taps, logits = classifier.features(pixels)
-        after, folded_logits = folded(classifier).features(pixels)
-    norms = [m for m in folded(classifier).modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert not norms
+        taps, logits = made.features(pixels)
+        after, folded_logits = folded(made).features(pixels)
+    assert not norms_of(folded(made))
     assert torch.allclose(logits, folded_logits, rtol=1e-4, atol=1e-5)
     for name, values in taps.items():
         assert torch.allclose(values, after[name], rtol=1e-4, atol=1e-4 * float(values.abs().max()))
@@ -80,12 +79,7 @@ def test_a_convolution_that_is_tapped_is_not_folded() -> None:
 
 def test_a_network_that_would_be_folded_wrongly_is_not_folded() -> None:
     """In a dense block another layer's batch-norm may follow a convolution of its width."""
-    spec = network_spec("torchvision:densenet121", ("a", "b"), 32, taps=("features.norm5",))
-    torch.manual_seed(0)
-    network = build(spec).eval()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    network = classifier("torchvision:densenet121", ("features.norm5",))
     pixels = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         taps, _ = network.features(pixels)

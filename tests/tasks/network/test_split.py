@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import product
 
@@ -18,6 +16,7 @@ from tasks.network.split import (
     stain_clusters,
 )
 from tests.support.paths import ROOT
+from tests.support.processes import python
 
 FRACTIONS = st.tuples(*[st.floats(0.05, 1)] * 3)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -132,7 +131,7 @@ def test_the_coarsest_unit_that_every_image_has_is_kept_whole(
 def test_a_split_is_made_without_importing_pytorch() -> None:
     """A coordinator splits images long before it needs a network."""
     program = "import sys, tasks.network.split; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+    python("-c", program, cwd=ROOT)
 
 
 def test_folds_test_every_row_once_and_never_split_a_patient() -> None:
