@@ -12,7 +12,7 @@ from tasks.detector.moments import statistics_of
 from tasks.detector.slides import groups
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.smears.laboratories import learning
-from tests.support.simulated import MEANS, WIDTHS, own_of
+from tests.support.simulated import WIDTHS, own_of, slide_of
 
 LABORATORY = {
     tap: np.linspace(4.0, 6.0, d) for tap, d in WIDTHS.items()
@@ -29,14 +29,9 @@ def slide(
     shift: float = 1.0,
 ) -> learning.SlideCells:
     """Cells of one slide: B is shift^2 I around the population or a laboratory, and W is I."""
-    classes = rng.integers(0, 2, n)
-    taps = {
-        tap: means[classes]
-        + (0.0 if away is None else away[tap])
-        + shift * rng.normal(size=means.shape[1])
-        + rng.normal(size=(n, means.shape[1]))
-        for tap, means in MEANS.items()
-    }
+    taps, classes = slide_of(rng, n, shift)
+    if away is not None:
+        taps = {tap: values + away[tap] for tap, values in taps.items()}
     key = groups.GroupKey(batch, "", name)
     return learning.SlideCells(key, np.arange(n), taps, classes, np.ones(n, bool))
 

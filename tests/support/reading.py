@@ -67,9 +67,12 @@ def night(
     return batch
 
 
-def frozen(store: Store, rows: list[dict[str, Any]], name: str = "night") -> Batch:
+def frozen(
+    store: Store, rows: list[dict[str, Any]], name: str = "night", attempt: int = 1
+) -> Batch:
     table = pa.Table.from_pylist(rows, SCHEMA)
-    return freeze(store, table, name, shard_rows=8, batch_date=DAY, started_at=WHEN)
+    given = {"shard_rows": 8, "batch_date": DAY, "started_at": WHEN, "attempt": attempt}
+    return freeze(store, table, name, **given)
 
 
 def add_patients(store: Store, called: dict[str, int]) -> None:

@@ -13,11 +13,12 @@ from flows.settings import Settings
 from flows.smears.night import NightOutcome, screen
 from flows.stages.publish import publish
 from flows.stages.scoring import extract, score
-from storage.batches.manifests import Batch, BatchPlan, freeze_batch
+from storage.batches.manifests import Batch
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
 from storage.records import now
 from storage.store import Store
+from tests.support import batches
 
 DAY = date(2026, 1, 1)
 _numbers = count()
@@ -28,15 +29,9 @@ def freeze(settings: Settings, manifest: pa.Table, name: str) -> Batch:
 
     Its name gets a number, for benchmarks share a store.
     """
-    plan = BatchPlan(
-        name=f"{name}-{next(_numbers)}",
-        images="a benchmark's",
-        limit=None,
-        shard_rows=settings.shard_rows,
-        batch_date=DAY,
-        started_at=now(),
-    )
-    return freeze_batch(Store(settings.store), plan, len(manifest), iter([manifest]))
+    store, name = Store(settings.store), f"{name}-{next(_numbers)}"
+    given = {"shard_rows": settings.shard_rows, "batch_date": DAY, "started_at": now()}
+    return batches.freeze(store, manifest, name, images="a benchmark's", **given)
 
 
 def screen_anew(

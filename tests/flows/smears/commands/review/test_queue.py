@@ -13,7 +13,8 @@ from flows.smears.commands.review.queue import export, report
 from storage.reports.tables import SLIDES
 from storage.store import Store
 from tasks.smears.answers.sheets import AnswerError
-from tests.support.forced import DAY, begin, publish, published_and_forced
+from tests.support.forced import publish, published_and_forced
+from tests.support.reading import DAY, frozen
 from tests.support.reports import publish_rows
 
 
@@ -38,7 +39,7 @@ def test_cells_for_review_are_of_the_attempt_that_is_published(
 def test_slides_that_a_person_looks_at_as_a_whole_come_once_the_furthest_first(
     store: Store, tmp_path: Path
 ) -> None:
-    publish(store, begin(store, [], 1), [])
+    publish(store, frozen(store, []), [])
     rows = [
         {"slide_id": "near", "verdict": "review", "shift": 0.5, "review_reasons": ["few cells"]},
         {"slide_id": "good", "verdict": "accept", "shift": 0.1, "review_reasons": []},
@@ -60,7 +61,7 @@ def test_slides_that_a_person_looks_at_as_a_whole_come_once_the_furthest_first(
 
 
 def test_a_night_without_images_has_nothing_to_review(store: Store, tmp_path: Path) -> None:
-    publish(store, begin(store, [], 1), [])
+    publish(store, frozen(store, []), [])
     settings = Settings(store=store.url)
     out = export(ReviewExport(to=str(tmp_path / "out"), batch="night"), settings)
     assert (out.cells, out.left_out, out.failed) == (0, {}, False)
