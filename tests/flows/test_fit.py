@@ -42,10 +42,7 @@ def extra(tmp_path: Path) -> Path:
 
 
 def statistics(settings: Settings) -> dict[str, np.ndarray]:
-    store = Store(settings.store)
-    latest = latest_statistics(store, "m")
-    assert latest is not None
-    return load_moments(store, latest)
+    return load_moments(Store(settings.store), latest_of(settings))
 
 
 def assert_close(a: dict[str, np.ndarray], b: dict[str, np.ndarray], relative: float) -> None:
