@@ -261,26 +261,6 @@ def rows_of(report: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_a_night_is_screened_by_a_worker_and_shown(site: Site) -> None:
-    site.arrive("good", patient=61)
-    said = site.run("prefect", "deployment", "run", NIGHTLY, *site.given("good"), "--watch")
-    rows = rows_of(site.report("good"))
-    assert len(rows) == 10
-    assert {row["status"] for row in rows} == {"scored"}
-    (run,) = re.findall(r"UUID: (\S+)", said)
-    assert site.read(UUID(run)).state.type == "COMPLETED"
-    artifacts = site.ask(
-        lambda client: client.read_artifacts(
-            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run)]))
-        )
-    )
-    assert site.read(UUID(run)).name == site.report("good").stem
-    assert {artifact.key for artifact in artifacts} == {
-        f"slidewatch-{kind}" for kind in ("night", "most-abnormal")
-    }
-
-
-@pytest.mark.slow
 def test_a_night_that_is_killed_is_finished_when_it_runs_again(site: Site) -> None:
     site.arrive("killed", patient=63, cells=400)
     run = site.begin("killed")
@@ -301,7 +281,7 @@ def test_a_night_that_is_killed_is_finished_when_it_runs_again(site: Site) -> No
 
 
 @pytest.mark.slow
-def test_a_schedule_starts_a_night(site: Site) -> None:
+def test_a_schedule_starts_a_night_that_is_screened_and_shown(site: Site) -> None:
     site.arrive("scheduled", patient=65)
     parameters = {"options": {"inbox": "scheduled", "series": "scheduled"}}
     schedule = DeploymentScheduleCreate(
@@ -332,9 +312,13 @@ def test_a_schedule_starts_a_night(site: Site) -> None:
         runs = until(lambda: len(finished()) >= 2 and finished(), SLOW, told=site.log)
     finally:
         site.ask(lambda client: client.delete_deployment_schedule(deployment, made))
-    assert len(rows_of(site.report("scheduled"))) == 10
+    rows = rows_of(site.report("scheduled"))
+    assert [row["status"] for row in rows] == ["scored"] * 10
     night = runs[0].expected_start_time.date().isoformat()
-    assert site.report("scheduled").stem == f"scheduled-{night}"
+    assert {run.name for run in runs} == {site.report("scheduled").stem} == {f"scheduled-{night}"}
+    of_runs = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id for run in runs]))
+    artifacts = site.ask(lambda client: client.read_artifacts(artifact_filter=of_runs))
+    assert {artifact.key for artifact in artifacts} == {"slidewatch-night"}
 
 
 @pytest.mark.slow
