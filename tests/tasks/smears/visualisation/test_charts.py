@@ -78,14 +78,6 @@ def test_a_chart_follows_the_page_and_does_not_change_it(draw: Callable[..., str
     assert all(link.startswith("#") for link in re.findall(r'href="([^"]*)"', svg))
 
 
-def test_charts_of_a_page_share_no_id() -> None:
-    ids = [re.findall(r' id="([^"]*)"', draw("near", "far")) for draw in (some_bins, some_lines)]
-    ids += [re.findall(r' id="([^"]*)"', draw("near", "other")) for draw in (some_bins, some_lines)]
-    assert all(ids)
-    flat = [one for chart in ids for one in chart]
-    assert len(flat) == len(set(flat))
-
-
 @CHARTS
 def test_nothing_to_show_is_a_chart_too(draw: Callable[..., str]) -> None:
     ET.fromstring(draw())
