@@ -112,20 +112,6 @@ def test_a_run_that_is_stopped_after_its_last_report_is_told_of_the_attempt_publ
 
 
 @pytest.mark.slow
-def test_clocks_that_jump_while_a_run_holds_its_lease_change_nothing(bench: Bench) -> None:
-    counts = Counts("clocks that jump an hour")
-    for clock in ((0.0, HOUR, -HOUR), (HOUR, 0.0), (0.0, 0.0, -HOUR)):
-        run = bench.screening
-        bench.reset()
-        ended = bench.runs.run(run, clock=clock)
-        found = ["hung"] if ended.hung else ["lost"] if ended.code else []
-        if differing(files_of(bench.runs.store), bench.calm(run).files):
-            found.append("mixed")
-        counts.add("by turns", f"{clock}: {ended.error}", *found)
-    counts.check()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("apart", [HOUR, -HOUR])
 def test_two_hosts_with_clocks_apart_do_not_mix_their_work(bench: Bench, apart: float) -> None:
     """The second one waits its turn or takes over; what the first one does then is all or none."""
