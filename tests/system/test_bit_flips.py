@@ -93,16 +93,13 @@ def judge(calm: Ended, ended: Ended, name: str) -> tuple[str, str]:
     errors = [after[each] for each in differing if after[each].startswith("error: ")]
     told = "\n".join([*errors, ended.text])
     # Chunks and their metadata are named by their group, and some records by what is beside them.
-    if any(part in told for part in (name, f"{name.split('.zarr')[0]}.zarr", parent_of(name))):
+    names = (name, f"{name.split('.zarr')[0]}.zarr", name.rpartition("/")[0])
+    if any(part in told for part in names):
         return "named", ""
     if not differing:
         return "harmless", ""
     where = f"{', '.join(differing)}: {' '.join(errors)[:200]}"
     return ("unnamed" if len(errors) == len(differing) else "silent"), where
-
-
-def parent_of(name: str) -> str:
-    return name.rpartition("/")[0]
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from flows.jobs.fitting import fitted_rows
 from flows.jobs.shard import run_shard
 from flows.options.flows import Fit, Screen
 from flows.settings import Settings
-from flows.smears.night import NightOutcome, screen
+from flows.smears.night import screen
 from storage.batches.ledger import read_shard_record
 from storage.batches.manifests import load_batch
 from storage.models.statistics import latest_statistics
@@ -99,12 +99,6 @@ def undisturbed(prepared: Settings, tmp_path_factory: pytest.TempPathFactory) ->
     return comparable(outcome.report)
 
 
-def failures_of(settings: Settings, images: Path) -> NightOutcome:
-    outcome = screen.fn(Screen(images=str(images), batch="night"), settings)
-    assert outcome.failed
-    return outcome
-
-
 # --- images and workers
 
 
@@ -116,7 +110,7 @@ def test_a_poisonous_image_is_quarantined_and_all_others_are_scored(
     poisonous = sorted(images.rglob("*.png"))[17]
     with poisonous.open("ab") as file:
         file.write(POISON)
-    outcome = failures_of(settings, images)
+    outcome = screen.fn(Screen(images=str(images), batch="night"), settings)
     assert outcome.failures == {"killed_worker": 1}
     rows = comparable(outcome.report).to_pylist()
     expected = undisturbed.to_pylist()

@@ -24,14 +24,10 @@ from tests.support.shards import Night, add_detector, start
 HAS_BFLOAT16 = needs("bfloat16", has_bfloat16(), "it is not here")
 
 
-def coarse_store(root: Path, spec: NetworkSpec) -> Store:
-    return store_with_tiny(root, replace(spec, arithmetic="bfloat16"))
-
-
 @pytest.fixture
 def coarse(tmp_path: Path, spec: NetworkSpec, cells: Path) -> Night:
     """A night whose model, of the same weights and name as `fine`, computes in bfloat16."""
-    return start(coarse_store(tmp_path / "coarse", spec), cells)
+    return start(store_with_tiny(tmp_path / "coarse", replace(spec, arithmetic="bfloat16")), cells)
 
 
 @pytest.fixture

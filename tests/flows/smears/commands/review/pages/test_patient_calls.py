@@ -103,14 +103,10 @@ def test_an_answer_can_be_changed_and_others_stay(session: Session) -> None:
     sheet = ask(client, "/by/Ada/patients/0?again").text
     assert sheet.count(" checked") == 1
     number = len(session.of_reader("Ada"))
-    assert "refused" in read_again(client, session)
+    send(client, "/by/Ada/patients/0", {"seconds": "nan", "parasite": "no such cell"})
+    assert "refused" in ask(client, "/by/Ada/patients/0").text
     session.refresh()
     assert len(session.of_reader("Ada")) == number
-
-
-def read_again(client: TestClient, session: Session) -> str:
-    send(client, "/by/Ada/patients/0", {"seconds": "nan", "parasite": "no such cell"})
-    return ask(client, "/by/Ada/patients/0").text
 
 
 @pytest.mark.parametrize("path", ["/by/Ada/patients/7", "/by/.no/patients", "/by/Ada/patients/x"])
