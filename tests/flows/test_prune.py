@@ -18,7 +18,7 @@ from storage.leases import lease
 from storage.records import now
 from storage.reports.tables import FIELDS, report_path
 from storage.retention import newest_record
-from storage.store import Store, StoreError
+from storage.store import Store
 from tests.support.fitted import copied
 from tests.support.images import write_cells
 
@@ -64,11 +64,6 @@ def files(settings: Settings) -> dict[str, bytes]:
         for path in root.rglob("*")
         if path.is_file() and "lease" not in path.parts
     }
-
-
-def test_a_misspelt_store_is_no_store_with_nothing_to_remove(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="there is no store in"):
-        prune.fn(Prune(apply=True), Settings(store=str(tmp_path / "typo")))
 
 
 def test_nothing_goes_before_its_time(settings: Settings) -> None:

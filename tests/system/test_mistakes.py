@@ -72,6 +72,7 @@ def said(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[object, str]:
         ),
         ("status --store none", 1, "there is no store in"),
         ("verify --store none", 1, "there is no store in"),
+        ("prune --apply --store none", 1, "there is no store in"),
         ("query FROM --store none", 1, "there is no store in"),
         ("verify --store cells", 1, "none of the folders that slidewatch makes"),
         ("screen --images cells --batch b --detector d", 1, "no detector in"),
