@@ -71,15 +71,6 @@ def test_a_card_of_other_content_is_refused_before_anything_is_written(any_store
     assert any_store.names("folder") == []
 
 
-def test_a_file_whose_card_was_never_written_does_not_exist(any_store: Store) -> None:
-    any_store.write_bytes(b"left by a run that was killed", "folder", "file")
-    save(any_store, card())
-    assert (
-        records.arrays_to_bytes(records.load_described(any_store, card(), "folder", "file"))
-        == CONTENT
-    )
-
-
 def test_arrays_keep_shape_kind_and_bytes() -> None:
     arrays = {
         "b": np.arange(6, dtype=np.int64).reshape(2, 3).T,
