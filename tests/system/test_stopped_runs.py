@@ -1,8 +1,8 @@
 """Runs that are stopped for longer than their lease lasts, and come back when another has gone on.
 
 Whoever comes back ends with a line that names who took over, and has changed nothing; or it had
-nothing more to do. Clocks that are apart, or jump, decide when a lease is taken over, and never who
-may write.
+nothing more to do. Clocks that are apart decide when a lease is taken over, and never who may
+write.
 """
 
 import os
