@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from flows.commands.written import to_write, written
 from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, ReviewReport
-from flows.outcome import Outcome, shell_command, table
+from flows.outcome import DamageOutcome, Outcome, shell_command, table
 from flows.settings import Settings
 from flows.smears.commands.review.apply import labels_of_folds, trained_images
 from flows.smears.commands.review.figures import (
@@ -169,17 +169,12 @@ def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
     ]
 
 
-class ReportOutcome(ReviewOutcome):
+class ReportOutcome(ReviewOutcome, DamageOutcome):
     """Persons' answers on a batch, and how far its readers agree."""
 
     figures: list[ToldFigure]
     patients: list[PatientRow]
     damaged: list[str]
-
-    @property
-    def failed(self) -> bool:
-        """Return whether damaged answers were left out."""
-        return bool(self.damaged)
 
     def rows(self) -> list[tuple[str, object]]:
         """List the answers, the precision and the figures as names and texts."""

@@ -9,7 +9,7 @@ import uvicorn
 
 from flows.monitoring.console import tell
 from flows.options.tools import ReviewServe
-from flows.outcome import Outcome, shell_command, table
+from flows.outcome import DamageOutcome, shell_command, table
 from flows.settings import Settings, UsageError
 from flows.smears.commands.review.app import Bench
 from flows.smears.commands.review.figures import ToldFigure, figures, patient_figures
@@ -25,18 +25,13 @@ HOST = "127.0.0.1"
 END_WITHIN = 2  # seconds after Ctrl-C, for a client that holds a request half sent
 
 
-class ReadOutcome(Outcome):
+class ReadOutcome(DamageOutcome):
     """The answers on a batch when its pages are closed."""
 
     batch: str
     cells: int
     figures: list[ToldFigure]
     damaged: list[str]
-
-    @property
-    def failed(self) -> bool:
-        """Return whether damaged answers were left out."""
-        return bool(self.damaged)
 
     def _text(self) -> str:
         rows: list[tuple[str, object]] = [(each.name, each.text) for each in self.figures]
