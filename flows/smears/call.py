@@ -9,7 +9,7 @@ from flows.cluster.client import Client, open_client
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
 from flows.options.flows import CallAgain
-from flows.outcome import Outcome, table
+from flows.outcome import Outcome, numbered, table
 from flows.prefect.decorators import flow
 from flows.screen import refuse_other_attempt
 from flows.settings import Settings
@@ -45,9 +45,8 @@ class CallOutcome(Outcome):
 
     def rows(self) -> list[tuple[str, object]]:
         """List the calls, the light and the page, by name."""
-        calls = ", ".join(f"{n:,} {call}" for call, n in self.patients.items())
         return [
-            ("patients", calls or "none"),
+            ("patients", numbered(self.patients) or "none"),
             ("light", [self.light, *self.reasons]),
             ("page", f"missing: {self.page_failure}" if self.page_failure else self.page),
         ]

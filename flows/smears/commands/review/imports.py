@@ -16,7 +16,7 @@ from flows.cluster.trials import ClusterError
 from flows.monitoring.console import tell, warn
 from flows.options.flows import CallAgain
 from flows.options.tools import ReviewImport
-from flows.outcome import Outcome, shell_command, table
+from flows.outcome import Outcome, numbered, shell_command, table
 from flows.prefect.decorators import run
 from flows.settings import Settings
 from flows.smears.call import call
@@ -64,7 +64,6 @@ class ReviewOutcome(Outcome):
 
     def rows(self) -> list[tuple[str, object]]:
         """List the answers and the precision as names and texts."""
-        answers = ", ".join(f"{n:,} {name}" for name, n in self.answers.items())
         worth = self.abnormal_other + self.abnormal_wrong
         abnormal = "nobody has looked at an abnormal cell yet"
         if self.precision is not None:
@@ -73,7 +72,7 @@ class ReviewOutcome(Outcome):
                 f"{self.precision:.2f} ({self.precision_low:.2f} to {self.precision_high:.2f}); "
                 f"{self.abnormal_other:,} not a cell, {self.abnormal_wrong:,} wrongly diagnosed"
             )
-        return [("answers", answers or "none"), ("abnormal", abnormal)]
+        return [("answers", numbered(self.answers) or "none"), ("abnormal", abnormal)]
 
 
 class ImportOutcome(ReviewOutcome):

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from flows.commands.written import to_write, written
 from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, ReviewReport
-from flows.outcome import DamageOutcome, Outcome, shell_command, table
+from flows.outcome import DamageOutcome, Outcome, numbered, shell_command, table
 from flows.settings import Settings
 from flows.smears.commands.review.apply import labels_of_folds, trained_images
 from flows.smears.commands.review.figures import (
@@ -66,9 +66,8 @@ class ExportOutcome(Outcome):
         return bool(self.unreadable)
 
     def _text(self) -> str:
-        left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.left_out.items())
         rows: list[tuple[str, object]] = [
-            ("left out", left_out or "none"),
+            ("left out", numbered(self.left_out) or "none"),
             *(("unreadable", each) for each in self.unreadable),
             ("sheet", self.sheet),
             ("next", "fill in the column 'answer', then run " + self.command),
