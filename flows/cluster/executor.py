@@ -18,7 +18,7 @@ from uuid import uuid4
 from flows.cluster.client import Client, Here
 from flows.cluster.trials import NO_SCHEDULER, ClusterError, Trials, is_death, lost
 from flows.jobs.libraries import installed, run_if_same
-from flows.jobs.quarantine import Job, probe
+from flows.jobs.quarantine import Job
 from flows.monitoring import console
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _take_finished(client: Client, flights: Iterable[_Flight[Work]]) -> None:
 def _without_killers(client: Client, job: Work) -> Work:
     if not isinstance(job, Job):
         raise ClusterError("it kills every worker that takes it")
-    killers = [row for row in range(job.rows()) if kills_workers(client, probe, job, row)]
+    killers = [row for row in range(job.rows()) if kills_workers(client, job.probe, row)]
     return job.quarantine(killers)
 
 

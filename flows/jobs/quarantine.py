@@ -27,8 +27,3 @@ class Sparing:
     def quarantine(self, rows: list[int]) -> Self:
         """Return the job without these rows."""
         return replace(self, killers=frozenset(rows))
-
-
-def probe(job: Job, row: int) -> None:
-    """Probe one row of a job, on a worker."""
-    job.probe(row)

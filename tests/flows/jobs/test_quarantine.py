@@ -1,22 +1,6 @@
 import pytest
 
-from flows.jobs.quarantine import Sparing, probe
 from flows.smears.jobs import drawings
-
-
-class Ten(Sparing):
-    """A job of ten rows."""
-
-    def rows(self) -> int:
-        return 10
-
-    def probe(self, row: int) -> None:
-        raise ValueError(f"row {row} is probed")
-
-
-def test_a_probe_is_the_jobs_own() -> None:
-    with pytest.raises(ValueError, match="row 3 is probed"):
-        probe(Ten(), 3)
 
 
 @pytest.mark.parametrize("kind", ["field", "slide"])
