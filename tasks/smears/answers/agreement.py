@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.metrics.metrics import interval
 from tasks.smears.reports.parasitaemia import wilson_interval
 from tasks.types import Float
 
 REPEATS = 500
-LEVELS = (2.5, 97.5)  # percentiles of a 95% interval
 
 Answers = Mapping[str, str]  # by digest of the image
 Groups = Mapping[str, str | None]  # the patient of an image, by its digest
@@ -85,7 +85,7 @@ def kappa(first: Answers, second: Answers, groups: Groups) -> Agreement | None:
         for weights in _resampled([groups[image] or image for image in shared])
         if len({*np.compress(weights > 0, one), *np.compress(weights > 0, two)}) > 1
     ]
-    return _figure(_kappa(one, two), draws, len(shared))
+    return Agreement(*interval(_kappa(one, two), np.asarray(draws)), len(shared))
 
 
 def sensitivity(
@@ -117,8 +117,8 @@ def sensitivity(
         return float((sought * is_found).sum() / sought.sum()) if sought.sum() else float("nan")
 
     draws = [caught(drawn) for drawn in _resampled([groups[image] or image for image in images])]
-    known = [draw for draw in draws if np.isfinite(draw)]
-    return _figure(caught(np.ones(len(images))), known, int(is_true.sum()))
+    found = interval(caught(np.ones(len(images))), np.asarray(draws))
+    return Agreement(*found, int(is_true.sum()))
 
 
 def _resampled(groups: Sequence[str]) -> list[Float]:
@@ -127,11 +127,6 @@ def _resampled(groups: Sequence[str]) -> list[Float]:
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=REPEATS)
     return [each[codes].astype(np.float64) for each in drawn]
-
-
-def _figure(value: float, draws: Sequence[float], count: int) -> Agreement:
-    low, high = np.percentile(draws, LEVELS) if draws else (np.nan, np.nan)
-    return Agreement(value, float(low), float(high), count)
 
 
 def _kappa(one: Sequence[str], two: Sequence[str], weights: Float | None = None) -> float:
