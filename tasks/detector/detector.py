@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ class Detector(bundles.Bundle):
     witnesses: Witnesses | None = None
     reference: cell_score.SlideNormal | None = None
 
-    @property
+    @cached_property
     def fallback(self) -> references.Reference:
         """Make the reference of cells without a nearer one: the detector's own, or fitted cells."""
         assert self.own is not None

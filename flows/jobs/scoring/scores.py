@@ -184,15 +184,14 @@ class _Scorer:
 
     def _own_scores(self, cells: CellFeatures) -> tuple[CellScores, Float]:
         """Score cells (n,) by their references; a lean (n,) is the excess of healthy neighbours."""
-        assert self.detector.own is not None
+        own, fitted = self.detector.own, self.detector.fallback
+        assert own is not None
         scores, leans = list[CellScores](), list[Float]()
         for span in self.job.part.spans:
             here = np.flatnonzero((cells.rows >= span.start) & (cells.rows < span.stop))
             if len(here):
                 some, compared = bundles.take(cells, here), self._compared(span.reference)
-                scores.append(
-                    score_cells(self.detector.own, compared.references, self._fitted, some)
-                )
+                scores.append(score_cells(own, compared.references, fitted, some))
                 leans.append(np.asarray(compared.leans)[scores[-1].part])
         return bundles.join(scores), np.concatenate(leans)
 
@@ -219,9 +218,9 @@ class _Scorer:
         """Find the reference for few cells: the detector's own, the night's or the fitted one."""
         known = self._night.known
         if self.detector.reference is not None or not known:
-            return self._fitted, self._night.leans[0]
+            return self.detector.fallback, self._night.leans[0]
         assert self.detector.own is not None
-        candidates = [*known, (self._fitted, 0.0)]
+        candidates = [*known, (self.detector.fallback, 0.0)]
         chosen = most_ordinary(self.detector.own, [each for each, _ in candidates], cells)
         return candidates[chosen]
 
@@ -231,10 +230,6 @@ class _Scorer:
         job = self.job
         night = job.night or describe_night(NightJob(job.screened, discriminant=job.discriminant))
         return night.compared
-
-    @cached_property
-    def _fitted(self) -> Reference:
-        return self.detector.fallback
 
     def shifts(self) -> pa.Table:
         """Make a row for each slide: its distance from the fitted slides, and from any smear."""
