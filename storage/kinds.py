@@ -6,7 +6,6 @@ from datetime import date
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -14,6 +13,8 @@ from storage.leases import LeaseRecord
 from storage.records import Tell
 from storage.store import Store
 
+# Of a batch as a person gave them, and the largest number of files.
+Sources = tuple[str | tuple[str, ...], int | None]
 ROOMS = ("storage.batches", "storage.models", "storage.reports", "storage.smears")
 
 
@@ -43,13 +44,6 @@ class Table:
     """SQL that makes the table of its rows, which are called <name>_read, and of other tables."""
     meant: Mapping[str, str] = field(default_factory=dict)
     """Its columns by other words that a person may expect as their names."""
-
-
-class Sources(NamedTuple):
-    """The sources of a batch as a person gave them, and the largest number of files."""
-
-    images: str | tuple[str, ...]
-    limit: int | None
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from storage.store import Store, StoreError
 FIGURES = ("scored", "abnormal", "review", "failures")  # of a seal and of its report
 MEANT = {"probability": "probability_Parasitized", "score": "abnormality"}
 MEANT |= {"date": "batch_date", "reason": "review_reason"}
+Sealed = Callable[[Store, str, str], Collection[str]]  # by the name of a batch, and a kind
 
 
 def report_kind(
     name: str,
     schema: Callable[[list[str], list[str]], pa.Schema],
-    sealed: Callable[[Store, str], Collection[str]],
+    sealed: Sealed,
     *,
     expires: bool = True,
     joined: str | None = None,
@@ -32,8 +33,9 @@ def report_kind(
 ) -> Kind:
     """Make the kind of the reports in ``reports/<name>``.
 
-    ``schema`` has the columns for a model of some classes and taps, ``sealed`` the digests in seals
-    of a batch. Old ones may be removed if it ``expires``; ``joined`` and ``meant`` are of `Table`.
+    ``schema`` has the columns for a model of some classes and taps, ``sealed`` the digests of the
+    kind in seals of a batch. Old ones may be removed if it ``expires``; ``joined`` and ``meant``
+    are of `Table`.
     """
 
     def checks(store: Store, only: str | None = None) -> Iterator[Check]:
@@ -74,11 +76,9 @@ def calls_by_persons(store: Store, batches: Container[str]) -> dict[str, dict[st
     return calls
 
 
-def _verify(
-    store: Store, sealed: Callable[[Store, str], Collection[str]], batch: str, path: tuple[str, ...]
-) -> None:
+def _verify(store: Store, sealed: Sealed, batch: str, path: tuple[str, ...]) -> None:
     """Compare a report with its batch's seals, or if there are none yet, with its checksums."""
-    digests = sealed(store, batch)
+    digests = sealed(store, batch, path[1])
     day = date.fromisoformat(path[-2].removeprefix("batch_date="))
     if not digests or is_withdrawn(store, batch, day):
         read_table(store, *path)
@@ -111,7 +111,7 @@ def _counted(store: Store, path: tuple[str, ...]) -> dict[str, object]:
     return {**figures, FIGURES[-1]: dict(failures)}
 
 
-def _sealed(store: Store, batch: str) -> set[str]:
+def _sealed(store: Store, batch: str, _: str) -> set[str]:
     attempts = [load_batch_of_key(store, key) for key in attempts_at(store, batch)]
     return {seal.report_digest for attempt in attempts for seal in list_seals(store, attempt)}
 

@@ -3,7 +3,7 @@
 `storage.kinds.kinds` imports this module by name, if it is there; nothing else does.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from storage.batches import ledger, manifests
 from storage.batches.kinds import kind_of_files
@@ -40,12 +40,9 @@ def _call_seal(store: Store, key: str, screening: str) -> None:
         raise StoreError(f"the report that it seals is lost: restore {store.address(*path)}")
 
 
-def _digests(kind: str) -> Callable[[Store, str], set[str]]:
-    def sealed(store: Store, batch: str) -> set[str]:
-        seals = call_seals.call_seals_of(store, batch)
-        return {digest for seal in seals if (digest := seal.digests.get(kind))}
-
-    return sealed
+def _digests(store: Store, batch: str, kind: str) -> set[str]:
+    seals = call_seals.call_seals_of(store, batch)
+    return {digest for seal in seals if (digest := seal.digests.get(kind))}
 
 
 def _learned_checks(store: Store) -> Iterator[Check]:
@@ -72,7 +69,7 @@ def _segmentation_checks(store: Store) -> Iterator[Check]:
 def _cut_from(store: Store, key: str) -> Sources | None:
     """Return the photographs and slides that the cells of a batch were cut out of."""
     made = segmentations.segmentation_for(store, manifests.load_batch_of_key(store, key))
-    return Sources(made.images, made.limit) if made else None
+    return (made.images, made.limit) if made else None
 
 
 def _evaluation_checks(store: Store) -> Iterator[Check]:
@@ -124,22 +121,15 @@ def _page(store: Store, batch: str) -> None:
 
 
 KINDS = (
-    report_kind(tables.FIELDS, lambda *_: fields.FIELD_REPORT_SCHEMA, _digests(tables.FIELDS)),
+    report_kind(tables.FIELDS, lambda *_: fields.FIELD_REPORT_SCHEMA, _digests),
+    report_kind(tables.SLIDES, lambda *_: slides.SLIDE_SCHEMA, _digests, meant=MEANT),
     report_kind(
-        tables.SLIDES, lambda *_: slides.SLIDE_SCHEMA, _digests(tables.SLIDES), meant=MEANT
-    ),
-    report_kind(
-        tables.PATIENTS,
-        lambda *_: patients.PATIENT_SCHEMA,
-        _digests(tables.PATIENTS),
-        joined=persons.WITH_PERSONS,
+        tables.PATIENTS, lambda *_: patients.PATIENT_SCHEMA, _digests, joined=persons.WITH_PERSONS
     ),
     # It is written again with every answer, so no seal has its digest.
     report_kind(tables.PERSONS, lambda *_: persons.PERSON_SCHEMA, lambda *_: set()),
     # A batch's row is never removed: later nights are compared with it.
-    report_kind(
-        tables.BATCHES, lambda *_: batches.BATCH_SCHEMA, _digests(tables.BATCHES), expires=False
-    ),
+    report_kind(tables.BATCHES, lambda *_: batches.BATCH_SCHEMA, _digests, expires=False),
     kind_of_files(call_seals.FOLDER, call_seals.FOLDER, _call_seal),
     Kind(
         evaluations.FOLDER,
