@@ -125,10 +125,7 @@ def groups_having(footer: pq.FileMetaData, column: str, values: Collection[str])
 
 
 def iterate_rows(
-    store: Store,
-    *path: str,
-    columns: list[str] | None = None,
-    footer: pq.FileMetaData | None = None,
+    store: Store, *path: str, columns: list[str] | None, footer: pq.FileMetaData | None = None
 ) -> Iterator[pa.Table]:
     """Yield the rows of a table in parts of `ROWS`, reading one row group at a time."""
     with open_table(store, *path, footer=footer) as file:

@@ -20,9 +20,7 @@ FOLDER = "learned"
 ALL, NONE = "all", "none"  # of a night's slides that are known to be negative
 
 
-def detectors_that_learned(
-    store: Store, on_damage: records.Tell | None = None
-) -> list[DetectorCard]:
+def detectors_that_learned(store: Store, on_damage: records.Tell | None) -> list[DetectorCard]:
     """List the detectors that have learned, oldest first; see `read_readable` for damaged ones."""
     names = detector_names(store)
     cards = records.read_readable(lambda name: load_detector_card(store, name), names, on_damage)

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.detector.verdict import format_reasons, is_turning, parse_reasons
-from tasks.limits import DETECTABLE_PERCENT, TOLERATED, FieldLimits
+from tasks.limits import FieldLimits
 from tasks.smears.reports.parasitaemia import cells_needed
 from tasks.types import FieldKind, Verdict
 
@@ -54,11 +54,7 @@ OF_IMAGES = NO_SMEAR | {SlideReason.SHIFTED, SlideReason.TOGETHER, SlideReason.M
 
 
 def slide_reasons(
-    row: Mapping[str, Any],
-    alpha: float,
-    *,
-    detectable: float = DETECTABLE_PERCENT,
-    tolerated: float = TOLERATED,
+    row: Mapping[str, Any], alpha: float, *, detectable: float, tolerated: float
 ) -> list[str]:
     """List the reasons for a person to look at a slide, from its counts.
 
