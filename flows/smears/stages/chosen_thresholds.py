@@ -25,7 +25,6 @@ from tasks.smears.counting.interpretation import (
     detection_limit,
 )
 from tasks.smears.counting.negative import Measured
-from tasks.smears.counting.rates import Rate
 from tasks.smears.reports import calls
 from tasks.types import Arrays, below, laboratory_of, nested
 
@@ -216,11 +215,6 @@ def _threshold(rates: ErrorRates, cells: int) -> detectors.ThresholdCard:
     return detectors.ThresholdCard(
         log_odds=rates.log_odds,
         limit_of_detection=detection_limit(cells, rates),
-        false_positives=_rate(rates.false),
-        sensitivity=_rate(rates.found),
+        false_positives=detectors.RateCard.model_validate(rates.false, from_attributes=True),
+        sensitivity=detectors.RateCard.model_validate(rates.found, from_attributes=True),
     )
-
-
-def _rate(rate: Rate) -> detectors.RateCard:
-    figures = ("mean", "low", "high", "deviation", "slides", "cells")
-    return detectors.RateCard(**{name: getattr(rate, name) for name in figures})
