@@ -126,6 +126,7 @@ def batch_page(view: BatchView) -> str:
     places = {patient_of(each): f"slide-{n}" for n, each in reversed([*enumerate(shown)])}
     places |= {patient_of(each): f"patient-{n}" for n, each in enumerate(opened(patients))}
     odd, rows = odd_slides(slides), [*view.earlier, row][-NIGHTS_SHOWN:]
+    counts = Counter(view.patients["call"].to_pylist())
     return page.render(
         "batch.html",
         **{name: value for name, value in vars(view).items() if name not in {"slides", "patients"}},
@@ -133,7 +134,7 @@ def batch_page(view: BatchView) -> str:
         confirmed=calls.confirmed_text(view.answers.values()),
         day=page.day_text(row["batch_date"]),
         light=LIGHTS[types.Light(row["light"])],
-        needs=needs_text(Counter(view.patients["call"].to_pylist())),
+        needs=needs_text(counts),
         **{
             kind: slides.take(pa.array(numbers[:ODD_SHOWN], pa.int64())).to_pylist()
             for kind, numbers in odd.items()
@@ -143,7 +144,7 @@ def batch_page(view: BatchView) -> str:
             (name, *texts, view.highlights.sheet(name).to_pylist())
             for name, texts in SHEETS.items()
         ],
-        calls=calls.calls_of(view.patients),
+        calls=[(call, f"{counts[call]:,}", words) for call, words in calls.WORDS.items()],
         patients=[
             calls.described(each, view.answers)
             for each in patients.slice(0, PATIENTS_SHOWN).to_pylist()

@@ -47,12 +47,6 @@ LEAST, MOST = 6, 10  # cells of a patient
 CELLS, SLIDES = 6, 8  # on a sheet, which is one page of paper
 
 
-def calls_of(patients: pa.Table) -> list[tuple[str, str, str]]:
-    """List call, number of patients and what it means, for each call."""
-    counts = Counter(patients["call"].to_pylist())
-    return [(call, f"{counts[call]:,}", words) for call, words in WORDS.items()]
-
-
 def positive_first(patients: pa.Table) -> pa.Table:
     """Sort the report on patients: the positive ones with the most parasites first.
 
@@ -80,11 +74,8 @@ def patient_name(row: Mapping[str, Any]) -> str:
     """Name the patient of a row of the report on patients."""
     if row["patient_id"] is not None:
         return page.shortened(row["patient_id"])
-    return (
-        "no patient named"
-        if row["slide_id"] is None
-        else f"slide {page.shortened(row['slide_id'])}"
-    )
+    slide = row["slide_id"]
+    return "no patient named" if slide is None else f"slide {page.shortened(slide)}"
 
 
 def call_of(row: Mapping[str, Any]) -> dict[str, Any]:
