@@ -57,10 +57,8 @@ def read(app: App, words: list[str]) -> Given:
         raise UsageError(str(error).removesuffix(".")) from None
     if vars(called).get(COMMAND) is None:
         called(*bound.args, **bound.kwargs)
-        asked = {"-h", "--help", ALL, "--version", "--install-completion", "__complete"} & set(
-            words
-        )
-        raise SystemExit(0 if asked else 2)
+        asks = {"-h", "--help", ALL, "--version", "--install-completion", "__complete"}
+        raise SystemExit(2 if asks.isdisjoint(words) else 0)
     for key, value in bound.arguments.items():
         texts = value if isinstance(value, list) else [value]
         if "" in texts:

@@ -268,10 +268,8 @@ class Suspects:
         # By the rates of the threshold at which this patient's cells were called.
         store, detector = self.answers.store, self.detector
         rates = None if detector is None else rates_of(store, detector, threshold)
-        confirmation, cells = (
-            confirm(suspect, answers, positive, rates, self.wanted),
-            set(suspect.order),
-        )
+        confirmation = confirm(suspect, answers, positive, rates, self.wanted)
+        cells = set(suspect.order)
         readers = tuple(each for each, theirs in given.items() if theirs.keys() & cells)
         read_at = self.answers.last_at(cells, given) if readers else None
         return replace(confirmation, readers=readers, read_at=read_at)
