@@ -62,12 +62,7 @@ OF_RED_CELLS = [
 def counts(whose: str) -> list[Column]:
     """Define the counts of a slide's or a patient's red cells, and their errors."""
     return [
-        count(
-            "cells_read",
-            f"{OF_WHOLE} of {whose}: they count",
-            "cells",
-            number_of("is_read"),
-        ),
+        count("cells_read", f"{OF_WHOLE} of {whose}: they count", "cells", number_of("is_read")),
         count("cells_called", "of these, those from counting_threshold on", "cells"),
         number(
             "counting_threshold",

@@ -17,14 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from tasks.smears.visualisation.overlay import (
-    Colour,
-    Outline,
-    Pen,
-    corners_of,
-    outline_of,
-    pen_of,
-)
+from tasks.smears.visualisation.overlay import Colour, Outline, Pen, corners_of, outline_of, pen_of
 from tasks.types import FieldKind
 
 # By pen. QuPath draws no dashes, so abnormal cells have a lighter colour (Okabe & Ito 2008).

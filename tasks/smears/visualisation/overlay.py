@@ -219,10 +219,7 @@ def counted_fields(slides: pa.Table) -> list[str]:
     left_out = Counter[str]()
     for row in rows:
         left_out.update(dict(row["exclusions"]))
-    counts = {
-        "read": sum(row["fields_read"] for row in rows),
-        **dict(sorted(left_out.items())),
-    }
+    counts = {"read": sum(row["fields_read"] for row in rows), **dict(sorted(left_out.items()))}
     return [f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items()] if rows else []
 
 

@@ -17,18 +17,9 @@ from flows.smears.commands.review.figures import (
     patient_answers,
     patient_figures,
 )
-from flows.smears.commands.review.imports import (
-    ReviewOutcome,
-    judged,
-    report_rows,
-)
+from flows.smears.commands.review.imports import ReviewOutcome, judged, report_rows
 from flows.smears.commands.review.session import open_session
-from flows.smears.commands.review.sheets import (
-    PICTURES,
-    SHEET,
-    read_picture,
-    write_sheet,
-)
+from flows.smears.commands.review.sheets import PICTURES, SHEET, read_picture, write_sheet
 from flows.smears.jobs.drawings import find_refs
 from flows.smears.stages.answers import Suspects
 from flows.smears.stages.calling import screened_batch
@@ -130,11 +121,7 @@ def _export_labels(store: Store, folder: Path, card: ModelCard, limit: int) -> E
 
 
 def _write_cells(
-    store: Store,
-    folder: Path,
-    rows: pa.Table,
-    refs: Mapping[str, regions.ImageRef],
-    limit: int,
+    store: Store, folder: Path, rows: pa.Table, refs: Mapping[str, regions.ImageRef], limit: int
 ) -> tuple[int, list[str]]:
     """Write a sheet and pictures; return its number of cells, and those that cannot be read."""
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)

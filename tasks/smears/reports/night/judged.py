@@ -187,10 +187,7 @@ def _expected(row: Row, slides: pa.Table, *, elsewhere: bool) -> dict[str, Any]:
     cells, shifted = slides["cells_read"].to_pylist(), slides["shifted"].to_pylist()
     far = sum(n for n, is_far in zip(cells, shifted, strict=True) if is_far)
     doubt = SHIFTED if far and far >= SHIFTED_SHARE * sum(cells) else None
-    return {
-        **expected_errors(*sums),
-        "expected_doubt": OTHER_LABORATORY if elsewhere else doubt,
-    }
+    return {**expected_errors(*sums), "expected_doubt": OTHER_LABORATORY if elsewhere else doubt}
 
 
 def expected_errors(
