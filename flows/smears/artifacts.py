@@ -157,8 +157,7 @@ def _patients(
     calls = night["patient_calls"]
     if not calls:
         return ["There are no calls of patients."]
-    path = tables.report_path(batch.name, batch.batch_date, tables.PATIENTS)
-    patients = read_table(store, *path).to_pylist()
+    patients = tables.read_report(store, batch, tables.PATIENTS).to_pylist()
     path = tables.report_path(batch.name, batch.batch_date, tables.PERSONS)
     answers = read_table(store, *path).to_pylist() if store.exists(*path) else []
     persons = {patient_of(each): each for each in answers}

@@ -30,6 +30,11 @@ def report_path(batch: str, batch_date: date, kind: str = IMAGES) -> tuple[str, 
     return ("reports", kind, f"batch_date={batch_date.isoformat()}", f"{batch}.parquet")
 
 
+def read_report(store: Store, batch: Batch, kind: str) -> pa.Table:
+    """Read a batch's report of a kind."""
+    return read_table(store, *report_path(batch.name, batch.batch_date, kind))
+
+
 def of_attempt(schema: pa.Schema, attempt: int) -> pa.Schema:
     """Add the number of the report's attempt at its batch to the metadata of its schema."""
     return schema.with_metadata({**(schema.metadata or {}), ATTEMPT: str(attempt).encode()})

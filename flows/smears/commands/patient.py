@@ -15,7 +15,7 @@ from storage.batches.manifests import Batch
 from storage.models import classifiers, detectors
 from storage.parquet import iterate_groups, read_table
 from storage.reports.sql import answer
-from storage.reports.tables import PATIENTS, SLIDES, published_batch, report_path
+from storage.reports.tables import PATIENTS, SLIDES, published_batch, read_report, report_path
 from storage.store import Store, StoreError, refuse_absent
 from tasks.smears.answers.patients import Confirmation
 from tasks.smears.answers.surveillance import as_csv, as_fhir, result_of
@@ -53,7 +53,7 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
         raise UsageError(f"--to: {to} is no .html or .csv file")
     frozen = published_batch(store, options.batch or _newest_batch(store, options.name))
     row = _find(store, frozen, options.name)
-    every = read_table(store, *_report(frozen, SLIDES))
+    every = read_report(store, frozen, SLIDES)
     slides = [each for each in every.to_pylist() if patient_of(each) == patient_of(row)]
     persons = _persons(store, frozen, row, settings).get(patient_of(row))
     if to and to.suffix == ".csv":
@@ -126,13 +126,9 @@ def _newest_batch(store: Store, name: str) -> str:
     return str(found[0]["batch"])
 
 
-def _report(batch: Batch, kind: str) -> tuple[str, ...]:
-    return report_path(batch.name, batch.batch_date, kind)
-
-
 def _rows(store: Store, batch: Batch) -> list[dict[str, Any]]:
     """Read the report on patients; StoreError without a patient."""
-    path = _report(batch, PATIENTS)
+    path = report_path(batch.name, batch.batch_date, PATIENTS)
     rows = positive_first(read_table(store, *path)).to_pylist() if store.exists(*path) else []
     if not rows:
         raise StoreError(f"batch {batch.name} has no report on patients: screen it again")

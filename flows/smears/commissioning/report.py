@@ -11,8 +11,8 @@ from flows.smears.jobs.laboratory_slides import laboratory_errors
 from flows.smears.stages.chosen_thresholds import errors_of_detector, load_error_rates
 from storage.batches.manifests import load_batch
 from storage.models import classifiers, detectors
-from storage.parquet import read_table, write_table
-from storage.reports.tables import PATIENTS, report_path
+from storage.parquet import write_table
+from storage.reports.tables import PATIENTS, read_report
 from storage.store import Store
 from tasks.images.listing import each_source
 from tasks.reports.image_columns import PARASITIZED
@@ -173,7 +173,7 @@ def missing_texts(
 ) -> list[str]:
     """Say which calls are possible at a laboratory, and what others need."""
     batch = load_batch(store, options.batch)
-    patients = read_table(store, *report_path(batch.name, batch.batch_date, PATIENTS)).to_pylist()
+    patients = read_report(store, batch, PATIENTS).to_pylist()
     rates = load_error_rates(store, card)
     if rates is None and any(night.negative for night in card.nights):
         return card.warnings[-1:]

@@ -16,9 +16,9 @@ from flows.smears.stages.chosen_thresholds import measured_on, rates_of
 from storage.batches.manifests import Batch, Sources
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
-from storage.parquet import iterate_rows, read_table, write_table
+from storage.parquet import iterate_rows, write_table
 from storage.records import now
-from storage.reports.tables import PATIENTS, PERSONS, SLIDES, report_path
+from storage.reports.tables import PATIENTS, PERSONS, SLIDES, read_report, report_path
 from storage.smears.answers import (
     Answer,
     add_answer,
@@ -185,10 +185,10 @@ class Suspects:
     def rows(self) -> list[dict[str, Any]]:
         """List the rows of the report on patients, the positive ones first."""
         batch, store = self.answers.batch, self.answers.store
-        path = report_path(batch.name, batch.batch_date, PATIENTS)
-        if not store.exists(*path):
+        if not store.exists(*report_path(batch.name, batch.batch_date, PATIENTS)):
             return []
-        rows: list[dict[str, Any]] = positive_first(read_table(store, *path)).to_pylist()
+        patients = positive_first(read_report(store, batch, PATIENTS))
+        rows: list[dict[str, Any]] = patients.to_pylist()
         return rows
 
     @cached_property
@@ -280,8 +280,7 @@ class Suspects:
 
     @cached_property
     def _slides(self) -> pa.Table:
-        batch = self.answers.batch
-        return read_table(self.answers.store, *report_path(batch.name, batch.batch_date, SLIDES))
+        return read_report(self.answers.store, self.answers.batch, SLIDES)
 
     def _cells(self) -> CalledCells:
         """Collect the called cells of the patients that are asked about."""

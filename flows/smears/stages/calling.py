@@ -30,6 +30,7 @@ from storage.reports.tables import (
     SLIDES,
     newest_batches,
     published_batch,
+    read_report,
     report_digest,
     report_path,
 )
@@ -58,7 +59,7 @@ def valid_call(store: Store, batch: manifests.Batch, seal: ledger.Seal) -> CallS
 
 def batch_report(store: Store, batch: manifests.Batch) -> Row:
     """Read the row of a batch in the history of nights."""
-    (row,) = summaries(read_table(store, *report_path(batch.name, batch.batch_date, BATCHES)))
+    (row,) = summaries(read_report(store, batch, BATCHES))
     return row
 
 

@@ -12,11 +12,11 @@ from flows.smears.stages import answers, calling
 from flows.smears.stages.chosen_thresholds import next_step
 from flows.smears.stages.drawn_pages import draw_page, find_cells
 from flows.smears.stages.provenance import command, made_by
-from storage import leases, parquet
+from storage import leases
 from storage.batches import manifests
 from storage.batches.ledger import Seal
 from storage.reports.kinds import calls_by_persons
-from storage.reports.tables import FIELDS, PATIENTS, SLIDES, report_path
+from storage.reports.tables import FIELDS, PATIENTS, SLIDES, read_report
 from storage.smears.answers import digest_of_answers
 from storage.smears.call_seals import CallSeal
 from storage.smears.pages import (
@@ -61,17 +61,12 @@ def write_page(
     fitted = verified.load_detector(store, detector)
     limit = fitted.abnormal_from(detector.alpha)
     highlights = Highlights(card.classes, limit)
-    patients, slides = (
-        parquet.read_table(store, *report_path(batch.name, batch.batch_date, kind))
-        for kind in (PATIENTS, SLIDES)
-    )
+    patients, slides = (read_report(store, batch, kind) for kind in (PATIENTS, SLIDES))
     shown = opened(calls.positive_first(patients))
     each = cells_each(len(shown))
     cells = cells_behind(shown, slides, most=each, least=each)
     find_cells(client, screened, highlights, cells, limit)
-    fields = None
-    if FIELDS in called.digests:
-        fields = parquet.read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
+    fields = read_report(store, batch, FIELDS) if FIELDS in called.digests else None
     likeliest = {patient: cells.of(patient) for patient in map(patient_of, shown)}
     answered = digest_of_answers(store, batch.key)
     wanted_share = settings.negative_percent / 100

@@ -25,8 +25,7 @@ from flows.smears.stages.answers import Suspects
 from flows.smears.stages.calling import screened_batch
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, load_card
-from storage.parquet import read_table
-from storage.reports import tables
+from storage.reports.tables import SLIDES, published_batch, read_report
 from storage.smears import answers
 from storage.store import Store
 from tasks.detector.verdict import format_reasons
@@ -79,7 +78,7 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
         to_write(f"{options.to}/{name}", store, force=options.force)
     if options.batch is None:
         return _export_labels(store, folder, load_card(store, options.model or ""), options.limit)
-    frozen = tables.published_batch(store, options.batch)
+    frozen = published_batch(store, options.batch)
     reviewed = set(answers.latest_labels(store, frozen.name).rows["image_id"].to_pylist())
     candidates, left_out = sheets.candidates(
         report_rows(store, frozen, [*sheets.FROM_REPORT, "verdict", "status"]),
@@ -145,8 +144,7 @@ def _write_cells(
 
 
 def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
-    path = tables.report_path(batch.name, batch.batch_date, tables.SLIDES)
-    rows = read_table(store, *path)
+    rows = read_report(store, batch, SLIDES)
     chosen = rows.filter(pa.array(is_for_review(rows))).to_pylist()
     chosen.sort(key=lambda row: (-(row["shift"] or 0.0), row["slide_id"] or ""))
     return [
