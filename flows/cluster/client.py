@@ -68,9 +68,9 @@ def open_client(settings: Settings) -> Iterator[Client]:
     if opened and opened[0] == wanted:
         yield opened[1]
         return
-    from flows.cluster.kinds import opener  # with Dask
+    from flows.cluster.kinds import OPENERS, of_class  # with Dask
 
-    with opener(settings.cluster)(settings) as client:
+    with OPENERS.get(settings.cluster, of_class)(settings) as client:
         console.working("at work")
         check_versions(client)
         logs.log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")

@@ -193,7 +193,7 @@ def _scheduler(settings: Settings) -> Iterator[Client]:
 
 
 @contextmanager
-def _of_class(settings: Settings) -> Iterator[Client]:
+def of_class(settings: Settings) -> Iterator[Client]:
     """Start a cluster of the class that the settings name, as Dask's configuration describes it."""
     working("waiting for workers", long=True)
     name, options = settings.cluster, {}
@@ -230,11 +230,6 @@ OPENERS: dict[str, Callable[[Settings], AbstractContextManager[Client]]] = {
     "cuda": _cuda,
     "scheduler": _scheduler,
 }
-
-
-def opener(cluster: str) -> Callable[[Settings], AbstractContextManager[Client]]:
-    """Return what opens a kind of cluster, or a class by its name."""
-    return OPENERS.get(cluster, _of_class)
 
 
 def _class_of(name: str) -> Callable[..., Cluster]:
