@@ -12,7 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 from flows.monitoring import logs
 from flows.monitoring.console import complain
 from flows.options.flows import Options
-from flows.prefect.runs import current_run, in_prefect_run, is_imported, server
+from flows.prefect.runs import current_run, is_imported, server
 from flows.prefect.states import end_state, error_state
 from flows.settings import Settings
 
@@ -89,7 +89,7 @@ def task(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]
 
     @wraps(function)
     def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        if not in_prefect_run():
+        if current_run() is None:
             return function(*args, **kwargs)
         from prefect import task
         from prefect.cache_policies import NO_CACHE

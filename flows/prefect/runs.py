@@ -51,11 +51,6 @@ def current_run() -> "FlowRunContext | None":
     return FlowRunContext.get()
 
 
-def in_prefect_run() -> bool:
-    """Return whether Prefect runs the flow that calls this."""
-    return current_run() is not None
-
-
 def in_deployment() -> bool:
     """Return whether a deployment's run calls this, whose parameters somebody else may choose."""
     run = current_run()

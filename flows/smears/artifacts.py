@@ -16,7 +16,7 @@ from typing import Any
 
 from flows.monitoring.logs import log
 from flows.outcome import numbered
-from flows.prefect.runs import in_prefect_run
+from flows.prefect.runs import current_run
 from storage.batches import manifests
 from storage.batches.ledger import Seal
 from storage.parquet import read_table
@@ -67,7 +67,7 @@ def announce(
     pages at ``pages_url``. Return whether Prefect accepted everything;
     False if it does not run the flow.
     """
-    if not in_prefect_run():
+    if current_run() is None:
         return False
     from httpx import TransportError
     from prefect.artifacts import create_link_artifact, create_markdown_artifact
