@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
+from pkgutil import resolve_name
 from typing import Any
 
 WING = "flows.smears"
@@ -20,6 +20,5 @@ def extension(name: str) -> Callable[..., Any] | None:
     """Load the function of an extension; None without the wing."""
     if find_spec(WING) is None:
         return None
-    module, _, function = PLACES[name].partition(":")
-    found: Callable[..., Any] = getattr(import_module(f"{WING}.{module}"), function)
+    found: Callable[..., Any] = resolve_name(f"{WING}.{PLACES[name]}")
     return found

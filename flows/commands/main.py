@@ -6,14 +6,14 @@ Exit codes: 0 all is well; 1 nothing was done, and one line says why; 2 the comm
 """
 
 import errno
-import importlib
 import logging
 import os
 import signal
 import sys
 import traceback
 from contextlib import nullcontext
-from typing import Any, NoReturn
+from pkgutil import resolve_name
+from typing import NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
@@ -92,7 +92,7 @@ def _run(name: str, given: Given) -> int:
                 import_for_workers()  # they get ready while the flow is imported
             if command.place is None:
                 raise UsageError(f"{name} knows smears, and the folders `smears` are not installed")
-            function = _load(command.place)
+            function = resolve_name(command.place)
         if command.flow:
             from flows.prefect.decorators import run
 
@@ -105,11 +105,6 @@ def _run(name: str, given: Given) -> int:
     if outcome.problem:
         _complain(f"slidewatch {name}: {outcome.problem}")
     return NEEDS_A_PERSON if outcome.failed else 0
-
-
-def _load(place: str) -> Any:
-    module, _, function = place.partition(":")
-    return getattr(importlib.import_module(module), function)
 
 
 def _settings(given: Given) -> Settings:

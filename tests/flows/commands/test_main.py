@@ -109,7 +109,7 @@ def test_quiet_leaves_the_outcome_and_errors(
         tell("working on it")
         return status(options, settings)
 
-    monkeypatch.setattr(command_line, "_load", lambda place: talkative)
+    monkeypatch.setattr(command_line, "resolve_name", lambda place: talkative)
     (tmp_path / "models").mkdir()
     arguments = ["status", "--store", str(tmp_path)]
     for flags, says in ([], "working on it\n"), (["--quiet"], ""), (["--json", "--quiet"], ""):
@@ -282,7 +282,7 @@ def test_what_cannot_be_reached_or_written_is_a_sentence(
     def fail(*_: object) -> StatusOutcome:
         raise error
 
-    monkeypatch.setattr(command_line, "_load", lambda place: fail)
+    monkeypatch.setattr(command_line, "resolve_name", lambda place: fail)
     code, _, err = run("status")
     assert (code, err.count("\n")) == (1, 1)
     assert all(words in err for words in says), err
