@@ -107,8 +107,8 @@ def _page_checks(store: Store, only: str | None = None) -> Iterator[Check]:
     for batch, file in pages.page_names(store).items():
         if only in (None, batch):
             yield Check.of(f"reports/{pages.HTML}/{file}", _page, store, batch)
-    if only is None and store.exists(*pages.index_path()):
-        yield Check.of("/".join(pages.index_path()), pages.check_page, store, *pages.index_path())
+    if only is None and store.exists(*pages.INDEX):
+        yield Check.of("/".join(pages.INDEX), pages.check_page, store, *pages.INDEX)
 
 
 def _page(store: Store, batch: str) -> None:

@@ -10,6 +10,7 @@ from storage.smears.call_seals import CallSeal
 from storage.store import Store, StoreError, digest_of
 
 HTML = "html"
+INDEX = ("reports", HTML, "index.html")  # the page on all nights, relative to the store
 HEAD = 4096  # bytes of a page within which it names its reports
 LAST_LINE = re.compile(rb"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
 ANEW = "run the same slidewatch screen again to make a new page"
@@ -19,11 +20,6 @@ def page_path(batch: str) -> tuple[str, ...]:
     """Locate the page of a batch, relative to the store."""
     # A batch may be called index, but no batch has "~" in its name.
     return ("reports", HTML, "index~.html" if batch == "index" else f"{batch}.html")
-
-
-def index_path() -> tuple[str, ...]:
-    """Locate the page on all nights, relative to the store."""
-    return ("reports", HTML, "index.html")
 
 
 def withdrawn_page(batch: str) -> bytes:
@@ -76,6 +72,5 @@ def page_is_of(store: Store, batch: str, made_from: str) -> bool:
 
 def page_names(store: Store) -> dict[str, str]:
     """Map batches to the file names of their pages."""
-    index = index_path()[-1]
-    names = [name for name in store.names("reports", HTML) if name != index]
+    names = [name for name in store.names("reports", HTML) if name != INDEX[-1]]
     return {name.removesuffix(".html").removesuffix("~"): name for name in names}

@@ -20,7 +20,7 @@ from storage.reports.tables import FIELDS, PATIENTS, SLIDES, read_report
 from storage.smears.answers import digest_of_answers
 from storage.smears.call_seals import CallSeal
 from storage.smears.pages import (
-    index_path,
+    INDEX,
     made_from,
     page_is_of,
     page_names,
@@ -41,7 +41,7 @@ def has_page(store: Store, batch: manifests.Batch, called: CallSeal) -> bool:
     """Return whether a batch has a page of these reports and of all readings, and an index."""
     answered = digest_of_answers(store, batch.key)
     return (
-        store.exists(*index_path())
+        store.exists(*INDEX)
         and page_is_of(store, batch.name, made_from(called))
         and (answered is None or page_is_of(store, batch.name, answered))
     )
@@ -111,4 +111,4 @@ def write_index(store: Store, batch: manifests.Batch) -> None:
         nights = calling.nights_before(store, date.max, LISTED)
         persons = calls_by_persons(store, {night["batch"] for night in nights})
         pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
-        write_page_file(held.store, index_page(nights, pages, persons), *index_path())
+        write_page_file(held.store, index_page(nights, pages, persons), *INDEX)

@@ -23,7 +23,7 @@ from storage.smears.answers import SCHEMA as LABELS
 from storage.smears.answers import Answer, KeptSample, Labels, keep_sample, save_labels
 from storage.smears.call_seals import read_call_seal
 from storage.smears.evaluations import Evaluation, shard_path, start_evaluation, write_arrays
-from storage.smears.pages import index_path, made_from, page_path, withdrawn_page, write_page_file
+from storage.smears.pages import INDEX, made_from, page_path, withdrawn_page, write_page_file
 from storage.smears.segmentations import (
     FIELD_SCHEMA,
     Cutting,
@@ -160,7 +160,7 @@ def full(store: Store) -> Store:
     said.write(store, "answers", "night", "00000000-0123456789ab.json")
     seal = read_call_seal(store, manifests.load_batch_of_key(store, "night"), "kampala-v0001")
     assert seal is not None
-    for path, head in ((page_path("night"), made_from(seal)), (index_path(), "")):
+    for path, head in ((page_path("night"), made_from(seal)), (INDEX, "")):
         write_page_file(store, f"<html><!-- {head} --><p>{64 * 'x'}</p></html>", *path)
     return store
 

@@ -1,4 +1,4 @@
-from storage.smears.pages import index_path, page_is_of, page_names, page_path
+from storage.smears.pages import INDEX, page_is_of, page_names, page_path
 from storage.store import Store
 
 
@@ -6,13 +6,13 @@ def test_every_batch_has_a_page_of_its_own(store: Store) -> None:
     assert page_names(store) == {}
     for batch in ("night", "index", "night.html"):
         store.write_bytes(b"<title>" + batch.encode(), *page_path(batch))
-    store.write_bytes(b"all", *index_path())
+    store.write_bytes(b"all", *INDEX)
     assert page_names(store) == {
         "index": "index~.html",
         "night": "night.html",
         "night.html": "night.html.html",
     }
-    assert store.read_bytes(*index_path()) == b"all"
+    assert store.read_bytes(*INDEX) == b"all"
 
 
 def test_a_page_is_of_the_reports_that_it_names_in_its_head(store: Store) -> None:

@@ -50,7 +50,7 @@ def test_a_screened_night_has_a_page_and_the_index_leads_to_it(
     assert outcome.detector in text
     command = f"slidewatch screen --images {photos} --store {settings.store} --batch night"
     assert command in text
-    index = Page(Path(Store(settings.store).path(*pages.index_path())).read_text())
+    index = Page(Path(Store(settings.store).path(*pages.INDEX)).read_text())
     assert "night.html" in [each["href"] for each in index.of("a")]
 
 
@@ -144,5 +144,5 @@ def test_a_batch_called_index_keeps_its_page_beside_the_index(
 ) -> None:
     outcome = screen.fn(Screen(images=str(photos), batch="index", date=DAY), settings)
     assert Path(outcome.page).name == "index~.html"
-    index = Path(Store(settings.store).path(*pages.index_path())).read_text()
+    index = Path(Store(settings.store).path(*pages.INDEX)).read_text()
     assert 'href="index~.html"' in index
