@@ -53,7 +53,7 @@ class ScreenOutcome(Outcome):
                 f"{self.lost()} of batch {self.batch} failed ({numbered(self.failures)}); the "
                 f"report has a row for each: {self.report}"
             )
-        return ""
+        return super().problem  # of a night, whether its page is missing
 
     def lost(self) -> str:
         """Write the number of failed images, and of all."""

@@ -54,10 +54,6 @@ class CallOutcome(Outcome):
     @property
     def problem(self) -> str:
         """Say that the page is missing; empty otherwise."""
-        return self.page_problem()
-
-    def page_problem(self) -> str:
-        """Say that the page is missing; empty otherwise."""
         if self.page_failure is None:
             return ""
         return (

@@ -45,11 +45,6 @@ class NightOutcome(ScreenOutcome, CallOutcome):
     come_since: list[str] = Field(default_factory=list)
     changed_since: list[str] = Field(default_factory=list)
 
-    @property
-    def problem(self) -> str:
-        """Say if all images, some images or the page are missing."""
-        return super().problem or self.page_problem()
-
     def lost(self) -> str:
         """Write the number of files that failed as a whole, or else of images, and of all."""
         if not self.files_failed or self.files == self.images:
