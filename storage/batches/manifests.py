@@ -131,8 +131,7 @@ def load_batch(store: Store, name: str, attempt: int | None = None) -> Batch:
         return load_batch_of_key(store, key_of(name, attempt))
     batch = find_batch(store, name)
     if batch is None:
-        batches = list_batches(store, on_damage=lambda _: None)
-        have = [each.name for each in batches]
+        have = [each.name for each in list_batches(store, on_damage=lambda _: None)]
         raise StoreError(f"no batch {name!r} in {store.url}; {which(name, have)}")
     return load_batch_of_key(store, name) if attempt == 1 else batch
 

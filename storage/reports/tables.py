@@ -63,8 +63,7 @@ def is_withdrawn(store: Store, batch: str, batch_date: date) -> bool:
     """Return whether a batch's row is withdrawn; a damaged row counts as not withdrawn."""
     path = report_path(batch, batch_date, BATCHES)
     try:
-        withdrawn: bool = read_footer(store, *path).num_rows == 0
-        return withdrawn
+        return bool(read_footer(store, *path).num_rows == 0)
     except StoreError:  # or there is no such report
         return False
 

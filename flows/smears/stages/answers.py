@@ -187,9 +187,7 @@ class Suspects:
         batch, store = self.answers.batch, self.answers.store
         if not store.exists(*report_path(batch.name, batch.batch_date, PATIENTS)):
             return []
-        patients = positive_first(read_report(store, batch, PATIENTS))
-        rows: list[dict[str, Any]] = patients.to_pylist()
-        return rows
+        return list(positive_first(read_report(store, batch, PATIENTS)).to_pylist())
 
     @cached_property
     def every(self) -> list[Suspect]:

@@ -89,5 +89,4 @@ def batch_table(night: NightCounts, judged: Mapping[str, Any], schema: pa.Schema
 
 def summaries(rows: pa.Table) -> Sequence[Row]:
     """Read rows of the report on batches, with maps as dictionaries."""
-    batches: list[Row] = rows.to_pylist(maps_as_pydicts="strict")
-    return batches
+    return list(rows.to_pylist(maps_as_pydicts="strict"))
