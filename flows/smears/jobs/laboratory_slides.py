@@ -97,17 +97,16 @@ class JudgedSlide:
 def judge_slides(job: EvidenceJob) -> list[JudgedSlide]:
     """Judge slides by their laboratory without them; slides that cannot be judged are left out."""
     worker.settle_worker()
-    detector = verified.load_detector(job.screened.store, job.screened.detector)
-    population = _population(job.screened.store, job.screened.detector)
-    statistics = laboratory_statistics(
-        job.screened.store, job.name, job.nights, job.screened.detector
-    )
-    (learned,) = (each for each in job.nights if each.batch == job.screened.batch.name)
-    night = Added.from_arrays(load_night(job.screened.store, job.name, learned)).normal
-    features = HeldFeatures(job.screened.store, job.screened.batch, job.screened.model)
+    screened, store, batch = job.screened, job.screened.store, job.screened.batch
+    detector = verified.load_detector(store, screened.detector)
+    population = _population(store, screened.detector)
+    statistics = laboratory_statistics(store, job.name, job.nights, screened.detector)
+    (learned,) = (each for each in job.nights if each.batch == batch.name)
+    night = Added.from_arrays(load_night(store, job.name, learned)).normal
+    features = HeldFeatures(store, batch, screened.model)
     judged = []
     for slide in job.slides:
-        cells, labels = _cells(features, job.screened.batch, slide, sorted(population.priors))
+        cells, labels = _cells(features, batch, slide, sorted(population.priors))
         planted = dict(job.planted)
         white = ~cells.ordinary & (cells.predicted >= 0)
         if white.any():
@@ -117,9 +116,8 @@ def judge_slides(job: EvidenceJob) -> list[JudgedSlide]:
             planted |= _spoilt(job, cells)
         evidence = learning.slide_evidence(detector, statistics, cells, night, planted)
         if evidence is not None:
-            judged.append(
-                JudgedSlide(evidence, _confusion(job.screened.model, labels, cells.predicted))
-            )
+            confusion = _confusion(screened.model, labels, cells.predicted)
+            judged.append(JudgedSlide(evidence, confusion))
     return judged
 
 
