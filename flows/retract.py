@@ -22,8 +22,7 @@ from tasks.detector.moments import ClassStatistics, retract_statistics
 def retract(options: Retract, settings: Settings) -> FitOutcome:
     """Take something out, and calibrate without it."""
     store = Store(settings.store)
-    chosen = {"batch": options.batch, "slide": options.slide, "patient": options.patient}
-    given = {kind: name for kind, name in chosen.items() if name is not None}
+    given = options.model_dump(include={"batch", "slide", "patient"}, exclude_none=True)
     ((kind, name),) = given.items()
     card = classifiers.find_card(store, options.model, console.warn)
     with class_statistics.statistics_lease(store, card) as held:

@@ -86,12 +86,8 @@ def segment(options: Segment, settings: Settings) -> SegmentOutcome:
     """Cut sources up; those that cannot be read have a row in the manifest that says why."""
     _refuse_foreign_code(options.finder)
     if options.into == "tiles":
-        cutting = Cutting(
-            into=options.into,
-            microns_per_pixel=options.microns_per_pixel,
-            tile=options.tile,
-            overlap=options.overlap,
-        )
+        shared = {"into", "microns_per_pixel", "tile", "overlap"}
+        cutting = Cutting(**options.model_dump(include=shared))
     else:
         cutting = cells_of_fields(settings, options.microns_per_pixel, options.finder)
     started = time.monotonic()
