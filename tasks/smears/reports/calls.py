@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks import limits, types
-from tasks.detector.probabilities import UNCHANGED, Adaptation
+from tasks.detector.probabilities import Adaptation
 from tasks.detector.verdict import binomial_p_value
 from tasks.reports import image_columns
 from tasks.smears.counting import call, error_rates
@@ -73,12 +73,6 @@ class Counting:
         few, many = self.thresholds
         rates = self.sure.rates
         return {"few": few, "many": many, "sure": few if rates is None else rates.counting.log_odds}
-
-    @property
-    def scale_and_bias(self) -> tuple[float, float]:
-        """Return the numbers that adapt log-odds; (1, 0) without an adaptation."""
-        adaptation = self.adaptation or UNCHANGED
-        return adaptation.scale, adaptation.bias
 
     def is_new(self, reasons: list[str]) -> bool:
         """Return whether a slide with these reasons for review is of a laboratory nobody knows."""
