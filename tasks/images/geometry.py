@@ -56,6 +56,23 @@ def rescaled(points: Numbers, scale: float | Numbers) -> Float:
     return np.asarray((points + 0.5) * np.asarray(scale, np.float64) - 0.5)
 
 
+def shape_of(outline: Single) -> tuple[float, float, float]:
+    """Measure the area, eccentricity and solidity of an outline (n, 2), n >= 3, x and y.
+
+    The area is in squares of the outline's unit. The eccentricity, 0 for a circle and below 1, is
+    that of the ellipse with the same second moments; the solidity is the share of its convex hull
+    that the outline fills. NaN without an area.
+    """
+    moments = cv2.moments(outline)
+    area, hull = moments["m00"], cv2.contourArea(cv2.convexHull(outline))
+    if not area > 0 < hull:
+        return (np.nan,) * 3
+    across, down, both = (moments[name] for name in ("mu20", "mu02", "mu11"))
+    away = float(np.hypot(across - down, 2 * both))
+    short, long = across + down - away, across + down + away
+    return area, float(np.sqrt(np.clip(1 - short / long, 0, 1))), min(1.0, area / hull)
+
+
 def box_around(points: Numbers, size: tuple[int, int]) -> Box:
     """Find the box of an outline (n, 2), x and y, within a picture of ``size`` width and height."""
     right, bottom = size[0] - 1, size[1] - 1

@@ -93,15 +93,20 @@ def graph_of(classifier: Classifier) -> Graph:
 def in_int8(classifier: Classifier, cells: Pixels) -> Graph:
     """Convert a classifier to int8, in steps that suit ``cells`` (n, side, side, 3).
 
-    Weights have 7 bits: no sum overflows, on any processor, so all compute the same. The first
-    layers stay in float32: every error of theirs moves all taps, and they gain little.
+    Weights have 7 bits: no sum overflows, on any processor, so all compute the same. No value of
+    these cells is clipped, as it would be by means: parasites of a tuned network lost 1 in log-odds
+    so. The first layers stay in float32: each error there moves all taps, and they gain little.
     """
     import nncf  # trainings alone need it
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
     spec, plain = classifier.spec, graph_of(classifier).network
     layers = [node for node in plain.get_ordered_ops() if node.get_type_name() in _CONVOLUTIONS]
-    exact = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
+    exact = nncf.AdvancedQuantizationParameters(
+        overflow_fix=nncf.OverflowFix.ENABLE,
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+    )
     with redirect_stdout(StringIO()):  # its bars
         network = nncf.quantize(
             plain,

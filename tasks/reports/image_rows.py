@@ -12,12 +12,14 @@ from scipy.special import expit
 
 from tasks.detector import detector, verdict, witnesses
 from tasks.detector.probabilities import probabilities
+from tasks.images.geometry import shape_of
 from tasks.reports.image_columns import COLOURS, Provenance
 from tasks.types import CellKind, Float, ImageStatus, Mask, Numbers, Single, Verdict
 
 SAID = ("uri", "label", "slide_id", "patient_id", "acquired_at")  # by the source of images
 WITNESSES = ("network", "statistics")
 PIECE = ("source_uri", "x", "y", "level", "kind", "touches_border")
+SHAPE = ("area", "eccentricity", "solidity")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def image_rows(
         {
             "image_id": pa.array(read.image_ids, pa.string()),
             **{name: manifest[name].combine_chunks() for name in (*SAID, *PIECE)},
+            **_of_outlines(manifest["outline"]),
             **_of_files(read, failed),
             **_of_network(diagnoses, failed),
             **_of_detector(scores, taps, verdicts, unjudged),
@@ -117,6 +120,18 @@ def _of_files(read: ImagesRead, failed: Mask) -> dict[str, pa.Array]:
         },
         "status": pa.array(np.where(failed, ImageStatus.FAILED, ImageStatus.SCORED)),
         "failure": pa.array([read.failures.get(row) for row in range(n)], pa.string()),
+    }
+
+
+def _of_outlines(outlines: pa.ChunkedArray) -> dict[str, pa.Array]:
+    shapes = [
+        (np.nan,) * 3 if points is None else shape_of(np.asarray(points, np.float32).reshape(-1, 2))
+        for points in outlines.to_pylist()
+    ]
+    columns = np.asarray(shapes, np.float32).reshape(-1, 3).T
+    return {
+        name: pa.array(values, pa.float32(), mask=np.isnan(values))
+        for name, values in zip(SHAPE, columns, strict=True)
     }
 
 

@@ -26,7 +26,7 @@ from storage.reports.tables import of_attempt, report_path
 from storage.smears.schemas.batches import BATCH_SCHEMA
 from storage.smears.schemas.slides import SLIDE_SCHEMA
 from storage.store import Store, StoreError
-from tasks.reports.image_rows import PIECE
+from tasks.reports.image_rows import PIECE, SHAPE
 from tasks.smears.reports.night import judged
 from tests.support.fitted import copied
 from tests.support.paths import ROOT
@@ -75,7 +75,7 @@ def test_the_report_has_the_columns_it_promises(screened: Screened) -> None:
     empty = {name for name, value in row.items() if value is None}
     alone = {"network_probability", "statistics_probability"}  # too few cells are unseen for two
     alone |= {"steady"}  # this network is not sure
-    assert empty <= {"label", "failure", "review_reason", *PIECE, *alone}
+    assert empty <= {"label", "failure", "review_reason", *PIECE, *SHAPE, *alone}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from scipy.stats import false_discovery_control
 from tasks.detector.detector import Scores
 from tasks.detector.verdict import VerdictRule
 from tasks.images.manifest import SCHEMA
-from tasks.reports.image_rows import PIECE, Diagnoses, ImagesRead, QValues, image_rows
+from tasks.reports.image_rows import PIECE, SHAPE, Diagnoses, ImagesRead, QValues, image_rows
 from tests.support import cell_rows
 from tests.support.cell_rows import MADE_BY
 
@@ -108,7 +108,7 @@ def test_a_failed_row_keeps_its_place_and_knows_nothing_of_the_image() -> None:
     good, failed, _ = table.to_pylist()
     assert {name for name, value in failed.items() if value is not None} == known | set(NAMES)
     alone = {"network_probability", "statistics_probability"}  # of two witnesses
-    unknown = {"label", "acquired_at", "failure", "review_reason", *alone, *PIECE}
+    unknown = {"label", "acquired_at", "failure", "review_reason", *alone, *PIECE, *SHAPE}
     unknown |= {"log_odds", "steady"}  # no such class was given, and nobody looked
     assert {name for name, value in good.items() if value is None} == unknown
     assert table["slide_id"].to_pylist() == ["slide 0", "slide 1", "slide 2"]
@@ -121,6 +121,7 @@ def test_the_columns_are_those_of_classes_and_taps_however_many_rows(n: int) -> 
     assert table.column_names == [
         *("image_id", "uri", "label", "slide_id", "patient_id", "acquired_at"),
         *PIECE,
+        *SHAPE,
         *("width", "height", "red", "green", "blue", "status", "failure", "diagnosis"),
         *("probability_Parasitized", "probability_Uninfected"),
         *("log_odds", "network_probability", "statistics_probability", "steady"),

@@ -165,3 +165,4 @@ def test_a_few_inclusions_make_nobody_positive_where_no_false_one_was_ever_count
     never = Interpreter(known(varied(0.0, 0.0), varied(0.3, 0.9)), 0.005)
     few, many = (of_new(*[never.of(n, n, 400)] * 2, n, 400).call for n in (3, 12))
     assert (few, many) == (Call.SUSPECTED, Call.POSITIVE)
+    assert of_new(*[never.of(12, 12, 40)] * 2, 12, 40).call == Call.SUSPECTED  # a clump
