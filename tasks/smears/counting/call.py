@@ -16,11 +16,9 @@ from tasks.smears.counting.interpretation import DENSE, KnownRates, corrected
 from tasks.smears.counting.negative import Measured
 from tasks.words import counted, verb
 
-# Red cells that a positive call needs: two called cells of seven are not a parasitaemia of 28%, and
-# the error rates were counted on slides of more cells.
-LEAST_CELLS = 30
-# The same at a new laboratory: there a clump of sickle cells was 4 sure parasites of 40 cells.
-LEAST_CELLS_NEW = 200
+# Red cells that a positive call needs: two called of seven are not a parasitaemia of 28%. At a new
+# laboratory a clump of sickle cells was 4 sure parasites of 40 cells.
+LEAST_CELLS, LEAST_CELLS_NEW = 30, 200
 # The share of red cells that look like sure parasites in sick people's blood without any: Howell-
 # Jolly bodies, stippling, platelets on cells. At the worst laboratory left out it is .6%.
 INCLUSIONS = np.full(1, 0.01)
@@ -173,12 +171,11 @@ def of_new(known: Meaning, elsewhere: Meaning, sure: int, cells: int) -> Meaning
     Laboratories differ more than slides of one, and most in cells that are not quite sure: so sure
     parasites alone count. They are positive only where they are so by the wide error rates of a
     laboratory of which nothing is known, are more than `INCLUSIONS`, among enough cells, and are
-    what a patient survives; and they are never negative. Healthy cells may be called more often there, or
-    parasites less often, than anybody has seen. ``known`` is the meaning of the count at fitted
+    what a patient survives; and they are never negative. Healthy cells may be called more often,
+    or parasites less often, than anybody has seen. ``known`` is the meaning of the count at fitted
     laboratories, ``elsewhere`` that by the wide rates; of the red ``cells``, some are ``sure``.
     """
-    enough = cells >= LEAST_CELLS_NEW
-    is_far = enough and sure > interpretation.blank_count(cells, INCLUSIONS)
+    is_far = cells >= LEAST_CELLS_NEW and sure > interpretation.blank_count(cells, INCLUSIONS)
     if elsewhere.call == Call.POSITIVE and is_far and (elsewhere.parasitaemia or 0) < MOST_SURVIVED:
         return elsewhere
     suspected = Call.POSITIVE in (known.call, elsewhere.call)
