@@ -37,6 +37,7 @@ from tests.support.images import write_cells
 from tests.support.reports import comparable
 
 POISON = b"this image kills whoever decodes it"
+PAGE_POISON = b"this image kills whoever looks at it again"
 SHARD = 8
 
 
@@ -56,6 +57,14 @@ class Poison(WorkerPlugin):
             return honest(content, *arguments)
 
         decoding.decode = decode  # type: ignore[assignment]
+        whole = decoding.decode_rgb
+
+        def decode_rgb(content: bytes, **options: bool) -> object:
+            if content.endswith(PAGE_POISON):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return whole(content, **options)
+
+        decoding.decode_rgb = decode_rgb  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +135,24 @@ def test_a_poisonous_image_is_quarantined_and_all_others_are_scored(
     batch = load_batch(store, "night")
     records = [read_shard_record(store, batch, "m", shard) for shard in batch.shards()]
     assert [record.tries for record in records if record and record.failures] == [4]
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_whoever_looks_at_it_again_is_missing_from_the_page(
+    night: tuple[Settings, Path], undisturbed: pa.Table
+) -> None:
+    """At its own size an image may need more memory than the worker has that scored it small."""
+    settings, images = night
+    rows = undisturbed.sort_by([("abnormality", "descending")]).to_pylist()
+    (poisonous,) = images.rglob(rows[0]["uri"])
+    with poisonous.open("ab") as file:
+        file.write(PAGE_POISON)
+    outcome = screen.fn(Screen(images=str(images), batch="night"), settings)
+    assert outcome.scored == undisturbed.num_rows
+    assert outcome.page_failure is None
+    page = Path(outcome.page).read_text()
+    assert "this image alone kills the worker that decodes it" in page
+    assert page.count("data:image/webp") > 2
 
 
 def test_a_killed_worker_costs_nothing_but_time(
