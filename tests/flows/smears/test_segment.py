@@ -333,6 +333,22 @@ def test_contours_have_the_names_of_their_files_whatever_these_are(
     assert names == {"a::b.png.geojson", "c#1.png.geojson", "ä" * 110 + ".geojson"}
 
 
+def test_the_failed_ones_are_in_the_report(
+    fields: Path, tmp_path: Path, tiny_ready: Settings
+) -> None:
+    folder = tmp_path / "some"
+    shutil.copytree(fields / "s2", folder)
+    (folder / "empty.png").write_bytes(b"")
+    made = segment.fn(Segment(images=str(folder), name="night"), tiny_ready)
+    assert made.failed
+    outcome = screen.fn(Screen(images=made.manifest, batch="night", date=DAY), tiny_ready)
+    assert outcome.failures == {"empty": 1}
+    rows = pq.read_table(outcome.report).to_pylist()
+    (row,) = (row for row in rows if row["status"] == "failed")
+    assert row["uri"].endswith("empty.png")
+    assert row["failure"] == "empty: the file has no bytes"
+
+
 def test_a_slide_is_screened_and_shown_from_afar(
     slide: Path, rendered_slide: tuple[Path, RenderedSlide], tiny_ready: Settings
 ) -> None:
