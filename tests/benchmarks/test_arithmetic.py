@@ -21,15 +21,13 @@ from tasks.images.listing import list_images
 from tasks.images.regions import image_refs
 from tasks.network.conversion import in_int8, inference
 from tasks.network.extraction import load_images
-from tasks.network.inference import Inference, fastest_arithmetic, has_gpu, outputs_of
+from tasks.network.inference import Inference, fastest_arithmetic, outputs_of
 from tests.support.measuring import QUICK, Record, in_turn
-from tests.support.needs import needs
 
 IMAGES, ROUNDS = (64, 2) if QUICK else (512, 6)
 
 
 @pytest.mark.benchmark
-@needs("integers", not has_gpu(), "a GPU computes in float32")
 def test_the_forward_pass_in_the_chosen_arithmetic_beside_float32(
     cells: str, fitted: Settings, record: Record
 ) -> None:
