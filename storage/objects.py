@@ -1,5 +1,6 @@
 """Write to object stores, where a PUT is atomic and may have a condition."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,21 @@ ONE_PUT = 2 * 1024**3  # bytes of a part: a file of less than twice this size is
 def one_request(fs: Any) -> dict[str, Any]:
     """Return the options with which s3fs reads an object without asking for its size first."""
     return {"max_concurrency": 1} if is_conditional(fs) else {}
+
+
+def name_refused(fs: Any) -> None:
+    """Let errors name the object that an S3 server refuses; it answers "Forbidden" alone."""
+    call = fs._call_s3
+
+    async def named(method: str, *given: Any, **options: Any) -> Any:
+        try:
+            return await call(method, *given, **options)
+        except PermissionError as error:
+            place = [options[name] for name in ("Bucket", "Key", "Prefix") if options.get(name)]
+            raise PermissionError(errno.EACCES, str(error), f"s3://{'/'.join(place)}") from error
+
+    if "_call_s3" not in vars(fs):  # fsspec opens a server once
+        fs._call_s3 = named
 
 
 def put(fs: Any, stage: Path, target: str, once: bool) -> None:

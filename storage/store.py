@@ -76,6 +76,8 @@ class Store:
             raise StoreError(
                 f"{self.url} is no address that can be opened ({error}): check the address"
             ) from None
+        if objects.is_conditional(fs):
+            objects.name_refused(fs)
         object.__setattr__(self, "fs", fs)
         object.__setattr__(self, "root", root.rstrip("/"))
         if self.is_local:

@@ -1,5 +1,6 @@
 """A run that stalled and comes back after another has taken its lease over changes nothing."""
 
+import asyncio
 import os
 import pickle
 import time
@@ -283,3 +284,19 @@ def test_a_store_error_names_a_stage_that_nobody_took(store: Store) -> None:
         Path(store.path(".staged", held.stage)).rmdir()
         with pytest.raises(StoreError, match=r"nobody took over: leave \.staged alone"):
             held.store.write_bytes(b"", "file")
+
+
+def test_an_object_that_a_server_refuses_is_named() -> None:
+    """S3 answers "Forbidden" alone."""
+
+    class Refusing:
+        async def _call_s3(self, method: str, *_: object, **options: str) -> None:
+            raise PermissionError("Forbidden")
+
+    server = Refusing()
+    for _ in range(2):  # stores on one server
+        objects.name_refused(server)
+    with pytest.raises(PermissionError, match="Forbidden") as caught:
+        asyncio.run(server._call_s3("get_object", Bucket="bucket", Key="store/card.json"))
+    assert caught.value.filename == "s3://bucket/store/card.json"
+    assert caught.value.strerror == "Forbidden"
