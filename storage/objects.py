@@ -17,17 +17,18 @@ def one_request(fs: Any) -> dict[str, Any]:
 
 def name_refused(fs: Any) -> None:
     """Let errors name the object that an S3 server refuses; it answers "Forbidden" alone."""
-    call = fs._call_s3
+    kind = type(fs)
+    if not hasattr(kind, "_call_s3"):
+        return
 
     async def named(method: str, *given: Any, **options: Any) -> Any:
         try:
-            return await call(method, *given, **options)
+            return await kind._call_s3(fs, method, *given, **options)
         except PermissionError as error:
             place = [options[name] for name in ("Bucket", "Key", "Prefix") if options.get(name)]
             raise PermissionError(errno.EACCES, str(error), f"s3://{'/'.join(place)}") from error
 
-    if "_call_s3" not in vars(fs):  # fsspec opens a server once
-        fs._call_s3 = named
+    fs._call_s3 = named
 
 
 def put(fs: Any, stage: Path, target: str, once: bool) -> None:
