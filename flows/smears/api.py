@@ -47,8 +47,8 @@ from storage.models.detectors import (
 )
 from storage.models.shipped import store_or_shipped
 from storage.parquet import read_table
-from storage.reports.batch_features import BatchFeatures, read_features
 from storage.reports.tables import FIELDS, IMAGES, PATIENTS, report_path
+from storage.smears.batch_features import BatchFeatures, read_features
 from storage.store import Store, StoreError, refuse_absent
 from tasks import types
 from tasks.images import listing, regions

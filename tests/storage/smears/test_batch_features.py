@@ -10,7 +10,7 @@ import pytest
 from flows.smears.api import open_store
 from storage.batches.features import FAILED, read_block
 from storage.batches.manifests import read_manifest
-from storage.reports.batch_features import BatchFeatures, read_features
+from storage.smears.batch_features import BatchFeatures, read_features
 from storage.store import Store, StoreError
 from tests.support.shards import Night, start, start_spoilt
 
