@@ -147,10 +147,11 @@ def train_rows(
         keep=lambda number, state: save_state(store, training, number, state),
         start=start,
     )
-    graph = None
-    if recipe.network.arithmetic == "int8":
-        graph = graph_in_int8(classifier, data, rows)
-    network = inference(classifier, graph)
+    graph, network = (
+        graph_in_int8(classifier, data, rows)
+        if recipe.network.arithmetic == "int8"
+        else (None, inference(classifier))
+    )
     (_, known), (_, test) = (
         outputs_of(network, data.pixels, rows[part]) for part in ("validation", "test")
     )
@@ -160,8 +161,11 @@ def train_rows(
 
 def graph_in_int8(
     classifier: Classifier, data: LabelledImages, rows: Mapping[str, Index]
-) -> Graph | None:
-    """Convert a network to int8; to float32, and None, if unseen cells are diagnosed less well."""
+) -> tuple[Graph | None, Inference]:
+    """Convert a network to int8, and prepare it; to float32, without a graph, if that is better.
+
+    It is if unseen cells are diagnosed less well in int8.
+    """
     classifier.spec = replace(classifier.spec, arithmetic="float32")
     some, unseen = _some(rows["train"], EXAMPLES), rows["validation"]
 
@@ -169,18 +173,20 @@ def graph_in_int8(
         odds = log_odds(outputs_of(network, data.pixels, unseen)[1], 1.0, POSITIVE)
         return float(roc_auc_score(data.labels[unseen] == POSITIVE, odds))
 
-    before = auroc(inference(classifier))
+    plain = inference(classifier)
+    before = auroc(plain)
     try:
         graph = in_int8(classifier, data.pixels[some])
     except Exception as error:  # any error of the converters
         warn(f"{classifier.spec.network} stays in float32, because NNCF does not take it: {error}")
-        return None
+        return None, plain
     classifier.spec = replace(classifier.spec, arithmetic="int8")
-    if (after := auroc(inference(classifier, graph))) >= before - MOST_LOST:
-        return graph
+    network = inference(classifier, graph)
+    if (after := auroc(network)) >= before - MOST_LOST:
+        return graph, network
     warn(f"the network stays in float32: its AUROC is {before:.4f}, and {after:.4f} in int8")
     classifier.spec = replace(classifier.spec, arithmetic="float32")
-    return None
+    return None, plain
 
 
 def _some(rows: Index, most: int) -> Index:

@@ -64,6 +64,6 @@ def test_a_network_that_integers_serve_worse_stays_in_float32(
     made = classifier(DEFAULT_NETWORK)
     monkeypatch.setattr(recipes, "MOST_LOST", most_lost)
     rows = {"train": np.arange(30), "validation": np.arange(30, 40)}
-    graph = graph_in_int8(made, labelled(images(40), [0, 1] * 20), rows)
-    assert made.spec.arithmetic == arithmetic
+    graph, network = graph_in_int8(made, labelled(images(40), [0, 1] * 20), rows)
+    assert made.spec.arithmetic == network.spec.arithmetic == arithmetic
     assert (graph is None) is (arithmetic == "float32")
