@@ -287,6 +287,16 @@ def _likeliest(names: np.ndarray, odds: np.ndarray, truth: np.ndarray) -> float 
     return float(np.mean(counts)) if counts else None
 
 
+def judged(work: Path, names: Iterable[str]) -> dict[str, Figures]:
+    """Judge laboratories or home, each by a detector that was made without it."""
+    rows = {}
+    for name in names:
+        trains = name in LABORATORIES and LABORATORIES[name].trains
+        rows[name] = judge(work, name, store_without(work, name if trains else None))
+        print(name, vars(rows[name]), flush=True)
+    return rows
+
+
 def judge(work: Path, name: str, store: Path) -> Figures:
     """Screen a laboratory, or the unseen patients of home, and judge the report."""
     if name == HOME:
@@ -365,12 +375,7 @@ def main() -> None:
     given = parser.parse_args()
     work = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    rows = {}
-    for name in given.only or [*LABORATORIES, HOME]:
-        laboratory = LABORATORIES.get(name)
-        left_out = name if laboratory and laboratory.trains else None
-        rows[name] = judge(work, name, store_without(work, left_out))
-        print(table({name: rows[name]}), flush=True)
+    rows = judged(work, given.only or [*LABORATORIES, HOME])
     print(table(rows))
     if given.ship:
         ship(work, table(rows))

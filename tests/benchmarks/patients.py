@@ -68,6 +68,19 @@ def called(work: Path, name: str, size: float, blur: float) -> tuple[Truth, list
     return truth, found.to_pylist()
 
 
+def by_kind(truth: Truth, rows: list[Row]) -> dict[str, list[Row]]:
+    """Divide the rows of patients by whether they are infected, with ``held`` by their interval."""
+    kinds = defaultdict[str, list[Row]](list)
+    for row in rows:
+        share = truth[row["slide_id"]]
+        kind = "infected" if share >= FEW else "few parasites" if share else "healthy"
+        held = row["call"] == "positive" and (
+            row["corrected_low"] <= 100 * share <= row["corrected_high"]
+        )
+        kinds[kind].append(row | {"held": held})
+    return kinds
+
+
 def main() -> None:
     """Print how the patients of each laboratory are called."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -77,19 +90,12 @@ def main() -> None:
     given = parser.parse_args()
     print("| | patients | calls | 95% interval holds |\n|---|---|---|---|")
     for name in OF_A_PATIENT:
-        truth, rows = called(given.work.resolve(), name, given.size, given.blur)
-        kinds = defaultdict[str, list[Row]](list)
-        for row in rows:
-            share = truth[row["slide_id"]]
-            kinds["healthy" if not share else "infected" if share >= FEW else "few parasites"] += [
-                row | {"held": (row["corrected_low"], 100 * share, row["corrected_high"])}
-            ]
-        for kind, some in kinds.items():
-            bounds = [row["held"] for row in some if row["call"] == "positive"]
-            held = [low <= known <= high for low, known, high in bounds]
-            calls = sorted(Counter(str(row["call"]) for row in some).items())
-            texts = ", ".join(f"{n} {call}" for call, n in calls)
-            print(f"| {name}, {kind} | {len(some)} | {texts} | {sum(held)} of {len(held)} |")
+        found = by_kind(*called(given.work.resolve(), name, given.size, given.blur))
+        for kind, some in found.items():
+            calls = Counter(str(row["call"]) for row in some)
+            texts = ", ".join(f"{n} {call}" for call, n in sorted(calls.items()))
+            held = f"{sum(row['held'] for row in some)} of {calls['positive']}"
+            print(f"| {name}, {kind} | {len(some)} | {texts} | {held} |", flush=True)
 
 
 if __name__ == "__main__":
