@@ -12,7 +12,7 @@ export DO_NOT_TRACK := 1
 # Hundreds of processes of the tests would each compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test test-all check format lock audit detector bench clean
+.PHONY: help install demo test test-all check format lock audit detector figures bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ audit: $(INSTALLED)  ## Compare what the images install with known weaknesses (a
 
 detector: $(INSTALLED)  ## Make the detector that comes with slidewatch, and judge it (hours)
 	$(BIN)/python -m tests.benchmarks.laboratories --work .detector --ship
+
+figures: $(INSTALLED)  ## Measure every figure of the README, and write them (hours; resumes)
+	$(BIN)/python -m tests.benchmarks.figures --work .detector
 
 bench: $(INSTALLED)  ## Run the benchmarks; each prints a ratio against a peer or a limit
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks

@@ -85,7 +85,7 @@ class Train(Options):
 
     images: Images = Field(description=f"labelled images: {SOURCES}")
     model: str | None = Field(None, description="name of the new model")
-    epochs: int = Field(8, ge=1, description="passes over the training images")
+    epochs: int = Field(16, ge=1, description="passes over the training images")
     limit: Limit = None
     seed: int = Field(0, ge=0, description="of the split and of the training")
     network: str = Field(

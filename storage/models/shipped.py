@@ -8,7 +8,7 @@ from storage.store import MissingError, Store, StoreError, digest_of, refuse_abs
 
 FOLDER = Path(__file__).parents[1] / "shipped"
 # A digest of all its files, because a card says only that its own file fits it.
-DIGEST = "0e86e51c1fdfd1f73a9457e090d13fff8bdd2cc836619f0af9b207dad2c491da"
+DIGEST = "e90dc6daa78fb8f8ba99c720e24437cf1ceac97062201b7afc69beb58bd03556"
 
 
 def shipped() -> Store:

@@ -38,7 +38,7 @@ STAIN_SCALE, STAIN_SHIFT = 0.3, 0.1  # of each dye: a factor of 1 +- scale; +- s
 GAMMA, ZOOM = 0.35, 0.15  # logarithms of the largest factor
 GAIN, CHANNEL_GAIN = 0.25, 0.15  # of all channels together, and of each: a factor of 1 +- gain
 MIXING = 0.12  # the largest fraction of another channel that is added to one
-DEGRADED = 0.3  # the share of images that are blurred, made noisy, compressed or reduced
+DEGRADED = 0.4  # the share of images that are blurred, made noisy, compressed or reduced
 MARKED = 0.3  # the share with refractile marks, which water leaves on a drying smear
 # Cells vary like this at another laboratory, otherwise as training images do.
 ZOOMED = 0.2  # as `ZOOM`; finders choose a cell's size in the frame
@@ -190,7 +190,7 @@ def _degraded(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Blur, add noise to, compress or resample a share of images, all kinds equally often."""
     kinds = torch.rand(len(pixels), generator=generator) * 4 / DEGRADED
     blur, noise, file, coarse = (torch.nonzero(kinds.floor() == kind)[:, 0] for kind in range(4))
-    sigmas = 0.3 + 0.9 * torch.rand(len(blur), generator=generator)
+    sigmas = 0.3 + 1.5 * torch.rand(len(blur), generator=generator)
     pixels[blur] = blurred(pixels[blur], sigmas)
     grain = torch.randn((len(noise), *pixels.shape[1:]), generator=generator)
     strength = 0.04 * torch.rand(len(noise), 1, 1, 1, generator=generator)
@@ -198,7 +198,7 @@ def _degraded(pixels: Tensor, generator: torch.Generator) -> Tensor:
     qualities = 30 + 60 * torch.rand(len(file), generator=generator)
     pixels[file] = compressed(pixels[file], qualities)
     down, up = torch.randint(0, len(_KERNELS), (2,), generator=generator).tolist()
-    factor = 0.4 + 0.5 * float(torch.rand((), generator=generator))
+    factor = 0.33 + 0.57 * float(torch.rand((), generator=generator))
     pixels[coarse] = resampled(pixels[coarse], factor, (_KERNELS[down], _KERNELS[up]))
     return pixels
 

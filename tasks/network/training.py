@@ -24,7 +24,7 @@ PREDICTED = 256  # images in a pass without gradients
 class TrainingPlan:
     """The recipe of one-cycle AdamW, with weights averaged over ``averaging`` epochs, above 0."""
 
-    epochs: int = 8
+    epochs: int = 16
     batch: int = 128
     peak_rate: float = 1e-3
     weight_decay: float = 0.01

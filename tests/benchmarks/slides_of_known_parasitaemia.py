@@ -1,6 +1,6 @@
 """Compose slides of known parasitaemia, and judge how a detector counts and calls them.
 
-    python -m tests.benchmarks.slides_of_known_parasitaemia STORE [DETECTOR]
+    python -m tests.benchmarks.figures --work FOLDER --only detection
 
 A slide is composed of one patient's cells that training has not seen. Its number of parasites is
 drawn from its parasitaemia; each is found with the probability that one of that patient's parasites
@@ -11,7 +11,6 @@ call among 70 cells a rate of 1.4%, and none a rate of 0: patients would differ 
 The error rates by which a slide is judged always come from other patients.
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc, expit, logit
 
-from flows.smears.stages.chosen_thresholds import errors_of_detector, load_error_rates
-from storage.models.detectors import load_detector_card
-from storage.store import Store
 from tasks.bundles import take
 from tasks.detector import error_counts
 from tasks.smears.counting import call, error_rates, interpretation
@@ -175,28 +171,3 @@ def over_patients(values: NDArray[Any], names: NDArray[Any]) -> tuple[float, ...
     middle = float(means.mean())
     half = 1.96 * float(means.std(ddof=1)) / len(means) ** 0.5 if len(means) > 1 else np.nan
     return middle, max(0.0, middle - half), min(1.0, middle + half)
-
-
-def main(url: str, detector: str | None = None) -> None:
-    store = Store(url)
-    card = load_detector_card(store, detector)
-    counts, rates = errors_of_detector(store, card), load_error_rates(store, card)
-    if counts is None or rates is None or card.counting is None:
-        raise SystemExit(f"detector {card.name} knows no error rates: no slide is composed")
-    each = rates.counting
-    for cells in SIZES:
-        blank_count = interpretation.blank_count(cells, each.false.nodes)
-        blank = interpretation.corrected(blank_count, cells, each)
-        limit = interpretation.detection_limit(cells, each)
-        detection = "none" if limit is None else f"{limit:.2%}"
-        print(f"{cells:,} cells: limit of blank {blank:.2%}, of detection {detection}")
-    print(f"false positives {each.false.mean:.2%}, sensitivity {each.found.mean:.3f}")
-    slides = compose(counts, card.counting.cells, seed=0)
-    for size, share, measure, (value, low, high) in measured(slides):
-        print(
-            f"{size:>6,} cells {share:>8.2%}  {measure:<11}{value:>6.3f} ({low:.3f} to {high:.3f})"
-        )
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

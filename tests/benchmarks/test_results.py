@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import figures
 from tests.benchmarks.results import BLOCK, DOCUMENT, KEPT, table_of, with_tables
 from tests.support.measuring import beyond_bound, figure
 
@@ -83,3 +84,25 @@ def test_a_table_says_how_it_was_measured(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
     told = with_tables("<!-- results: x -->\nold\n<!-- end -->", tmp_path)
     assert told == f"<!-- results: x -->\n{table_of(rows)}<!-- end -->"
+
+
+def test_readme_and_the_detector_show_the_figures_that_were_measured() -> None:
+    kept = json.loads(figures.KEPT.read_text())
+    assert kept.keys() <= figures.FIGURES.keys()
+    readme, of_detector = figures.README.read_text(), figures.SHIPPED.read_text()
+    assert figures.readme_with(readme, kept) == readme
+    assert figures.shipped_with(of_detector, kept) == of_detector
+
+
+def test_a_figure_is_measured_again_once_the_code_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "KEPT", tmp_path / "figures.json")
+    alone = figures.FIGURES["alarms"]._replace(measure=lambda work: {"mean": 0.05})
+    monkeypatch.setitem(figures.FIGURES, "alarms", alone)
+    ((name, row),) = figures.measured(tmp_path, ["alarms"])
+    assert (name, row["values"]) == ("alarms", {"mean": 0.05})
+    figures.KEPT.write_text(json.dumps({name: row}))
+    assert list(figures.measured(tmp_path, ["alarms"])) == []
+    figures.KEPT.write_text(json.dumps({name: row | {"code": "older"}}))
+    assert len(list(figures.measured(tmp_path, ["alarms"]))) == 1

@@ -44,6 +44,7 @@ INFECTED = "iml", "bbbc041"  # laboratories with parasites
 SIZES, BLURS = (1.0, 3 / 4, 1 / 2, 3 / 8, 1 / 4), (0.0, 1.2)
 FEW = 1, 2, 5  # photographs of a patient
 NEGATIVES = 5  # slides that the laboratory is commissioned with
+MOST = 8  # infected patients of a laboratory, from few parasites to many
 AT_ONCE = 40  # trials that are grouped together
 Trial = tuple[str, list[tuple[str, str]]]  # name, and the slide and photograph of each of its parts
 
@@ -138,12 +139,15 @@ def tried(
     work: Path, name: str, size: float, blur: float, rng: np.random.Generator
 ) -> Iterator[tuple[str, Counter[str]]]:
     """Screen a laboratory's patients with both detectors; who knows it, and the calls."""
-    with tempfile.TemporaryDirectory(dir=work) as folder:
-        into = Path(folder)
+    with tempfile.TemporaryDirectory(dir=work) as place:
+        into = Path(place)
         for kept in ("models", "detectors", "statistics"):
             shutil.copytree(store_without(work, None) / kept, into / "store" / kept)
         settings = Settings(store=str(into / "store"), workers=2)
         compose(work, into / "night", name, size, blur)
+        infected = sorted((into / "night").glob("infected *"), key=lambda each: int(each.name[9:]))
+        for folder in {*infected} - {*infected[:: -(-len(infected) // MOST)]}:
+            shutil.rmtree(folder)
         negatives(work, into, name, size, blur)
         screen.fn(Screen(images=str(into / "night"), batch="new"), settings)
         yield "new", calls(into / "store", "new", rng)

@@ -48,6 +48,7 @@ PALEST = 0.2  # absorbance of a red cell; with a paler one, errors of colour loo
 LOBES_APART = 0.16  # to each side, within one nucleus
 CYTOPLASM_DEPTH = 0.4  # from the nucleus to the edge of its cell at most
 BRIDGE = 0.2  # across; a narrower one joins two white cells
+LARGEST_NUCLEUS = 5.0  # across, with its lobes; a larger one was drawn by a pen
 
 
 def absorbance(field: Pixels, lit: Mask | None = None) -> Single:
@@ -233,6 +234,8 @@ def white_outlines(
         return []
     groups, outlines = _lobes_together(nuclei, working), []
     for i, place in enumerate(ndimage.find_objects(groups), start=1):
+        if max(part.stop - part.start for part in place) > LARGEST_NUCLEUS * working:
+            continue
         window = tuple(
             slice(max(part.start - ceil(depth), 0), part.stop + ceil(depth)) for part in place
         )

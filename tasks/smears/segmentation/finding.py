@@ -26,6 +26,7 @@ from tasks.smears.segmentation.absorbance import (
     white_outlines,
     without_bars,
 )
+from tasks.smears.segmentation.guessing import guess_diameter, weighted_median
 from tasks.types import Float, Index, Mask, Pixels, Single
 
 Kind = Literal["red", "white"]
@@ -33,8 +34,6 @@ Kind = Literal["red", "white"]
 # Lengths are in diameters of the median cell, areas in those of a circle of this diameter.
 WORKING_DIAMETER = 48  # pixels of the median cell during the search; larger ones find no more
 ROUGH_DIAMETER = 24  # the same to find the diameter only, and for rings
-ROUGH_SIDES = 800, 1600  # pixels of a field's longer side for the first guess
-LEAST_DEPTH = 5  # pixels from a typical cell's middle to its edge that are enough for that guess
 LEAST_DIAMETER = 8  # pixels; a smaller cell cannot be diagnosed
 MOST_ACROSS = 48  # diameters of the part of a field where it is sought; seven laboratories have 33
 ROUNDS = 4  # of searching, each with the diameter from the last
@@ -130,7 +129,7 @@ def find_roughly(field: Pixels) -> Cells:
     The diameter of the median cell is right to some percent; NaN without cells.
     """
     around = rim(field)
-    guess = _guess_diameter(field, around)
+    guess = guess_diameter(field, around)
     if not guess >= LEAST_DIAMETER:
         return Cells((), float("nan"))
     # Tissue has a hundred thousand of what may be a cell, and each is traced a dozen times.
@@ -190,27 +189,6 @@ def _in_reading_order(cells: list[Cell], diameter: float) -> Cells:
     return Cells(tuple(in_order), diameter)
 
 
-def _guess_diameter(field: Pixels, around: Float | None) -> float:
-    """Guess a cell's diameter in pixels from the depth of stained regions; NaN without any."""
-    for side in ROUGH_SIDES:
-        scale = min(1.0, side / max(field.shape[:2]))
-        small = scaled(field, scale)
-        mask = stained(over_channels(absorbance(small, inside(around, small.shape, scale))))
-        # Holes have no path of four neighbours that leads out.
-        outside = np.pad(mask.view(np.uint8), 1)
-        cv2.floodFill(outside, None, (0, 0), 2)
-        mask = np.asarray(outside[1:-1, 1:-1] != 2)
-        if mask.all() or not mask.any():
-            return float("nan")
-        depth = contours.depths(mask)
-        deepest = np.sort(depth[mask & (depth == cv2.dilate(depth, np.ones((5, 5))))])
-        # Weighted by area, because specks are many and cells are large.
-        typical = _weighted_median(deepest, deepest**2)
-        if typical >= LEAST_DEPTH or scale == 1:
-            break
-    return float(2 * typical / scale)
-
-
 def _median_diameter(cells: list[Cell]) -> float:
     """Measure the median red cell's diameter in pixels, preferring uncut and clear outlines."""
     red = [cell for cell in cells if cell.kind == "red"]
@@ -220,13 +198,7 @@ def _median_diameter(cells: list[Cell]) -> float:
     areas = contours.enclosed_area(np.array([cell.outline for cell in chosen]))
     order = np.argsort(areas)
     weights = areas * np.array([cell.edge for cell in chosen])
-    return 2 * float(np.sqrt(_weighted_median(areas[order], weights[order]) / np.pi))
-
-
-def _weighted_median(values: Float, weights: Float) -> float:
-    """Compute the weighted median of sorted values (n,)."""
-    total = np.cumsum(weights)
-    return float(values[np.searchsorted(total, total[-1] / 2)])
+    return 2 * float(np.sqrt(weighted_median(areas[order], weights[order]) / np.pi))
 
 
 def _search(

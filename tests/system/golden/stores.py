@@ -8,6 +8,6 @@ from tests.system.golden.make_golden import FOLDER
 
 
 def newest(tmp_path: Path) -> Store:
-    (only,) = FOLDER.glob("v[0-9]*")
-    shutil.copytree(only, tmp_path / "store")
+    versions = {tuple(map(int, path.name[1:].split("."))): path for path in FOLDER.glob("v[0-9]*")}
+    shutil.copytree(versions[max(versions)], tmp_path / "store")
     return Store(str(tmp_path / "store"))

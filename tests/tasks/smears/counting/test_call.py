@@ -163,6 +163,6 @@ def test_a_new_laboratory_is_positive_where_nothing_is_in_doubt_and_never_negati
 
 def test_a_few_inclusions_make_nobody_positive_where_no_false_one_was_ever_counted() -> None:
     never = Interpreter(known(varied(0.0, 0.0), varied(0.3, 0.9)), 0.005)
-    few, many = (of_new(*[never.of(n, n, 400)] * 2, n, 400).call for n in (3, 12))
+    few, many = (of_new(*[never.of(n, n, 400)] * 2, n, 400).call for n in (12, 20))
     assert (few, many) == (Call.SUSPECTED, Call.POSITIVE)
     assert of_new(*[never.of(12, 12, 40)] * 2, 12, 40).call == Call.SUSPECTED  # a clump

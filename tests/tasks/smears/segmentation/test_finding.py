@@ -192,6 +192,32 @@ def test_cells_are_counted_within_five_percent(overlapping: float) -> None:
     assert counted == pytest.approx(sum(len(field.cells) for field in fields), rel=0.05)
 
 
+@pytest.mark.parametrize("ink", [(30, 40, 140), (20, 20, 25), (170, 20, 40)])
+@pytest.mark.parametrize("width", [20, 40, 80])  # pixels; a cell has 80
+def test_the_ring_of_a_pen_hides_the_cells_below_it_alone(
+    ink: tuple[int, int, int], width: int
+) -> None:
+    field = rendered(7)
+    strokes = np.zeros(field.pixels.shape[:2], np.uint8)
+    cv2.circle(strokes, (700, 500), 420, 1, width)
+    marked = field.pixels.copy()
+    marked[strokes > 0] = ink
+    clear = [
+        cell
+        for cell in find_cells(field.pixels).cells
+        if not strokes[box_of(cell)].any() and not cell.touches_border
+    ]
+    found = [cell.box for cell in find_cells(marked).cells if cell.kind == "red"]
+    near = [min(np.hypot(*np.subtract(cell.box[:2], box[:2])) for box in found) for cell in clear]
+    assert len(clear) >= 8
+    assert np.mean(np.array(near) < 20) >= 0.9
+
+
+def box_of(cell: Cell) -> tuple[slice, slice]:
+    x, y, width, height = cell.box
+    return slice(y, y + height), slice(x, x + width)
+
+
 def test_a_streak_of_stain_is_no_reason_to_fail() -> None:
     field = field_of((150, 120), (260, 150), (80, 200))
     field[40, 20:380] = (60, 20, 140)
