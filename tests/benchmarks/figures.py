@@ -153,9 +153,7 @@ def strange(work: Path) -> Values:
     shares, lights = [], []
     with ZipFile(DATA / "ood.zip") as archive:
         for kind in STRANGE:
-            names = sorted(
-                n for n in archive.namelist() if n.startswith(f"{kind}/") and n[-1] != "/"
-            )
+            names = sorted(n for n in archive.namelist() if n.startswith(kind) and "." in n)
             for n, m in (*NIGHTS, (0, NIGHTS[-1][1])):
                 batch = f"{kind}-{n}-{m}"
                 night = work / "nights" / batch
@@ -182,12 +180,9 @@ def speed(work: Path) -> Values:
     """Time screening beside plain PyTorch, and the arithmetics beside each other."""
     kept = work / "speed.jsonl"
     kept.unlink(missing_ok=True)
-    files = ("test_plain_pytorch.py", "test_arithmetic.py")
+    files = [KEPT.parents[1] / f"test_{each}.py" for each in ("plain_pytorch", "arithmetic")]
     subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-m", "benchmark"),
-            *(str(Path(__file__).parent / each) for each in files),
-        ],
+        [sys.executable, "-m", "pytest", "-q", "-m", "benchmark", *map(str, files)],
         cwd=ROOT, env=os.environ | {"SLIDEWATCH_BENCH_JSON": str(kept)}, check=True,
     )  # fmt: skip
     rows = [json.loads(line) for line in kept.read_text().splitlines()]
