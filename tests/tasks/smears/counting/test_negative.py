@@ -31,8 +31,7 @@ def test_a_slide_is_covered_if_it_is_as_large_and_as_sharp(
 
 def test_coarse_cells_are_never_covered_even_where_healthy_ones_were_measured() -> None:
     coarse = Measured(20.0, None, 0.01, 0.01)
-    sizes = (47.0, 49.0)
-    covered = [coarse.covers({"cell_size": size, "sharpness": None}) for size in sizes]
+    covered = [coarse.covers({"cell_size": size, "sharpness": None}) for size in (47.0, 49.0)]
     assert covered == [False, True]
 
 
