@@ -178,6 +178,7 @@ def strange(work: Path) -> Values:
 
 def speed(work: Path) -> Values:
     """Time screening beside plain PyTorch, and the arithmetics beside each other."""
+    work.mkdir(parents=True, exist_ok=True)
     kept = work / "speed.jsonl"
     kept.unlink(missing_ok=True)
     files = [KEPT.parents[1] / f"test_{each}.py" for each in ("plain_pytorch", "arithmetic")]
