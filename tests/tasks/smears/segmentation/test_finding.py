@@ -193,7 +193,7 @@ def test_cells_are_counted_within_five_percent(overlapping: float) -> None:
 
 
 @pytest.mark.parametrize("ink", [(30, 40, 140), (20, 20, 25), (170, 20, 40)])
-@pytest.mark.parametrize("width", [20, 40, 80])  # pixels; a cell has 80
+@pytest.mark.parametrize("width", [20, 40, 80])  # pixels; a cell has 125
 def test_the_ring_of_a_pen_hides_the_cells_below_it_alone(
     ink: tuple[int, int, int], width: int
 ) -> None:
