@@ -49,10 +49,9 @@ AT_ONCE = 40  # trials that are grouped together
 Trial = tuple[str, list[tuple[str, str]]]  # name, and the slide and photograph of each of its parts
 
 
-def negatives(work: Path, into: Path, name: str, size: float, blur: float) -> None:
-    """Write the photographs without marked parasites as `NEGATIVES` slides."""
-    compose(work, into / "composed", name, size, blur)
-    files = sorted((into / "composed").glob("healthy */*"))
+def negatives(into: Path) -> None:
+    """Copy the photographs of a night without marked parasites into `NEGATIVES` slides."""
+    files = sorted((into / "night").glob("healthy */*"))
     for place, path in enumerate(files):
         folder = into / "known" / f"healthy {place % NEGATIVES}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +147,7 @@ def tried(
         infected = sorted((into / "night").glob("infected *"), key=lambda each: int(each.name[9:]))
         for folder in {*infected} - {*infected[:: -(-len(infected) // MOST)]}:
             shutil.rmtree(folder)
-        negatives(work, into, name, size, blur)
+        negatives(into)
         screen.fn(Screen(images=str(into / "night"), batch="new"), settings)
         yield "new", calls(into / "store", "new", rng)
         known = Commission(
