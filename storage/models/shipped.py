@@ -8,7 +8,7 @@ from storage.store import MissingError, Store, StoreError, digest_of, refuse_abs
 
 FOLDER = Path(__file__).parents[1] / "shipped"
 # A digest of all its files, because a card says only that its own file fits it.
-DIGEST = "e90dc6daa78fb8f8ba99c720e24437cf1ceac97062201b7afc69beb58bd03556"
+DIGEST = "f5510eff76da7efc8f37842bfcf51a6e31434756abcddb19a7a9ef67b6d9e1f3"
 
 
 def shipped() -> Store:

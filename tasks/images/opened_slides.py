@@ -15,7 +15,7 @@ from tasks.images.manifest import Region
 from tasks.types import Pixels
 
 PHOTOGRAPHS = 2  # kept decoded; cells of one photograph follow each other
-_DECODING = threading.Lock()  # one thread decodes a photograph, and the others wait for it
+_DECODING = tuple(threading.Lock() for _ in range(16))  # one thread decodes a file, others wait
 
 
 @lru_cache(maxsize=64)
@@ -40,7 +40,7 @@ def open_picture(source: str) -> geometry.Slide:
     current = files.lately_stamped(source)
     if _is_slide(source, current):
         return open_slide(source)
-    with _DECODING:
+    with _DECODING[hash(source) % len(_DECODING)]:
         pixels = _photograph(source, current)
 
     def read(box: geometry.Box, level: int) -> Pixels:

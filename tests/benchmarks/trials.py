@@ -44,7 +44,7 @@ INFECTED = "iml", "bbbc041"  # laboratories with parasites
 SIZES, BLURS = (1.0, 3 / 4, 1 / 2, 3 / 8, 1 / 4), (0.0, 1.2)
 FEW = 1, 2, 5  # photographs of a patient
 NEGATIVES = 5  # slides that the laboratory is commissioned with
-MOST = 8  # infected patients of a laboratory, from few parasites to many
+MOST = 9  # infected patients of a laboratory, from few parasites to many
 AT_ONCE = 40  # trials that are grouped together
 Trial = tuple[str, list[tuple[str, str]]]  # name, and the slide and photograph of each of its parts
 

@@ -50,17 +50,19 @@ def together(*slides: SlideCells) -> SlideCells:
     )
 
 
-@lru_cache(maxsize=1)
-def floor() -> Floor:
-    """The floor of 90 slides of 30 patients, altered as laboratories differ."""
+@lru_cache(maxsize=2)
+def floor(pieces: int = 0) -> Floor:
+    """The floor of 90 altered slides of 30 patients; those with ``pieces`` vary more."""
     own, rng = detector().own, np.random.default_rng(3)
     assert own is not None
     cells, names = [], []
     for number in range(90):
-        made = smear(100 + number, AWAY * rng.normal(size=3) @ ELSEWHERE, n=16)
+        away, spread = AWAY * rng.normal(size=3) @ ELSEWHERE, 2.0 if number < pieces else 1.0
+        made = smear(100 + number, away, 16, spread)
         cells.append(residuals(own.priors, made.taps, made.predicted)[0])
         names.append(number % 30)
-    return fit_floor(cells, names)
+    fitted = fit_floor(cells, names)
+    return replace(fitted, spread=0.4 * fitted.spread)  # photographs' spreads differ more
 
 
 def own() -> OwnNormal:

@@ -20,8 +20,8 @@ from tasks.words import counted, verb
 # laboratory a clump of sickle cells was 4 sure parasites of 40 cells.
 LEAST_CELLS, LEAST_CELLS_NEW = 30, 200
 # The share of red cells that look like sure parasites in sick people's blood without any: Howell-
-# Jolly bodies, stippling, platelets on cells. Of 32 patients left out the worst has 1.9%.
-INCLUSIONS = np.full(1, 0.02)
+# Jolly bodies, stippling, platelets on cells. Of 32 patients left out the worst has 22 of 656.
+INCLUSIONS = np.full(1, 0.03)
 MOST_SURVIVED = 0.5  # parasitaemia, a share: more is rather something that is no blood
 MOST_FIELDS = 100  # photographs that somebody would still take
 LEAST_SHOWN = 5e-5  # percent: less is written as 0

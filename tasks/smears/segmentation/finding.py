@@ -35,7 +35,7 @@ Kind = Literal["red", "white"]
 WORKING_DIAMETER = 48  # pixels of the median cell during the search; larger ones find no more
 ROUGH_DIAMETER = 24  # the same to find the diameter only, and for rings
 LEAST_DIAMETER = 8  # pixels; a smaller cell cannot be diagnosed
-MOST_ACROSS = 48  # diameters of the part of a field where it is sought; seven laboratories have 33
+MOST_ACROSS = 20  # diameters of the part of a field where it is sought; a larger one errs as often
 ROUNDS = 4  # of searching, each with the diameter from the last
 STEADY = 0.1  # smaller relative changes of the diameter end the rounds
 # Of 60 photographs of five laboratories five were cut as clumps, with mean edges of 0.83 to 0.91;
@@ -139,10 +139,10 @@ def find_roughly(field: Pixels) -> Cells:
     around = None if around is None else around - (x, y)
     cells, diameter = _settled(field, around, guess)
     if cells and _mean_edge(cells) < UNDOUBTED:
-        tried = [_settled(field, around, share * diameter) for share in OTHER_DIAMETERS]
+        tried = [_settled(field, around, share * diameter, rounds=1) for share in OTHER_DIAMETERS]
         tried.insert(0, (cells, diameter))
-        best = np.argmax([_explained(field, around, *each) for each in tried])
-        cells, diameter = tried[int(best)]
+        best = int(np.argmax([_explained(field, around, *each) for each in tried]))
+        cells, diameter = _settled(field, around, tried[best][1]) if best else tried[0]
     moved = []
     for cell in cells:
         left, top, *size = cell.box
@@ -151,13 +151,15 @@ def find_roughly(field: Pixels) -> Cells:
     return _in_reading_order(moved, diameter)
 
 
-def _settled(field: Pixels, around: Float | None, diameter: float) -> tuple[list[Cell], float]:
+def _settled(
+    field: Pixels, around: Float | None, diameter: float, rounds: int = ROUNDS
+) -> tuple[list[Cell], float]:
     """Search with a diameter in pixels, then with the median of the cells found until it is steady.
 
     Return the cells with their median diameter; none and NaN if that is too small.
     """
     cells = list[Cell]()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         if not diameter >= LEAST_DIAMETER:
             return [], float("nan")
         cells = _search(field, around, diameter, ROUGH_DIAMETER)

@@ -11,9 +11,10 @@ from tasks.images.decoding import BadImageError
 from tasks.smears.segmentation import contours
 from tasks.smears.segmentation.absorbance import rim
 from tasks.smears.segmentation.finding import Cells
-from tasks.types import Pixels
+from tasks.types import Float, Pixels
 
 SHADOW, HIGHLIGHT = 2, 253  # of 255; JPEG moves clipped pixels by a level or two
+EXPOSED = 4  # rows and columns from one to the next whose exposure is measured
 PACKED_DIAMETER = 12  # pixels of a cell when looking for ground between cells
 SQUARE = 4  # widths of a cell; a clump of cells, or a white cell, does not fill it
 GROUND = 0.25  # largest absorbance of green; the lamp's fall towards the corners is less
@@ -36,33 +37,41 @@ def field_quality(field: Pixels, found: Cells, *, focus: float | None = None) ->
     ``focus`` is the sharpness, if already known. Where an eyepiece lights a disc, only its
     inscribed rectangle counts, except for the stain.
     """
-    height, width = field.shape[:2]
-    cells = contours.layers([cell.outline for cell in found.cells], (height, width))
+    scale = min(1.0, FOCUS_DIAMETER / found.diameter) if found.cells else 1.0
+    small, around = geometry.scaled(field, scale), rim(field)
+    some = np.ascontiguousarray(field[::EXPOSED, ::EXPOSED])
+    outlines = [geometry.rescaled(cell.outline, scale) for cell in found.cells]
+    cells = contours.layers(outlines, (small.shape[0], small.shape[1])).astype(np.uint8)
     mask = (cells > 0).view(np.uint8)
-    stain = cv2.mean(field, mask)[:3] if mask.any() else (np.nan,) * 3
-    around = rim(field)
+    stain = cv2.mean(small, mask)[:3] if mask.any() else (np.nan,) * 3
     if around is not None:
         low, high = around.min(axis=0), around.max(axis=0)
         margin = (1 - np.sqrt(0.5)) / 2 * (high - low)
-        (left, top), (right, bottom) = (ends.astype(int) for ends in (low + margin, high - margin))
-        seen = slice(top, bottom), slice(left, right)
-        field, mask, cells = np.ascontiguousarray(field[seen]), mask[seen], cells[seen]
+        seen = np.array([low + margin, high - margin])
+        some = _between(some, seen / EXPOSED)
+        small, mask, cells = (_between(each, scale * seen) for each in (small, mask, cells))
     covered = int(np.count_nonzero(mask))
     dark, bright = (
-        mask.size - np.count_nonzero(cv2.inRange(field, (low,) * 3, (high,) * 3))
+        1 - np.count_nonzero(cv2.inRange(some, (low,) * 3, (high,) * 3)) / some[..., 0].size
         for low, high in ((SHADOW + 1, 255), (0, HIGHLIGHT - 1))
     )
     return {
-        "sharpness": sharpness(field, found.diameter) if focus is None else focus,
-        "too_dark": dark / mask.size,
-        "too_bright": bright / mask.size,
-        "brightness": sum(cv2.mean(field)) / 3 / 255,
+        "sharpness": sharpness(small, scale * found.diameter) if focus is None else focus,
+        "too_dark": dark,
+        "too_bright": bright,
+        "brightness": sum(cv2.mean(some)) / 3 / 255,
         **dict(zip(("stain_red", "stain_green", "stain_blue"), stain, strict=True)),
         "cells": len(found.cells),
         "covered": covered / mask.size,
         "overlap": np.count_nonzero(cells > 1) / covered if covered else np.nan,
-        "packed": packed(field, found.diameter),
+        "packed": packed(small, scale * found.diameter),
     }
+
+
+def _between(field: Pixels, ends: Float) -> Pixels:
+    """Cut a rectangle out of a field; its ends (2, 2) are x and y."""
+    (left, top), (right, bottom) = ends.astype(int)
+    return np.ascontiguousarray(field[top:bottom, left:right])
 
 
 def refuse_other(field: Pixels, found: Cells, quality: Mapping[str, Any]) -> None:

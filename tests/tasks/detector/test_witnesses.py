@@ -5,7 +5,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
 from tasks.detector import witnesses
-from tasks.detector.probabilities import weighted
+from tasks.detector.probabilities import Adaptation, weighted
 from tasks.detector.slides import groups
 from tasks.types import Float
 
@@ -98,6 +98,12 @@ def test_two_witnesses_see_more_than_either() -> None:
     assert np.average(truth[near], weights=weighted(truth)[near]) == pytest.approx(0.85, abs=0.07)
     wrong = (said.both > 0) != truth
     assert said.disagree[wrong].mean() > 1.5 * said.disagree.mean()
+
+
+def test_a_network_that_is_surer_than_of_a_typical_parasite_says_no_more() -> None:
+    scales = witnesses.Scales(Adaptation(), Adaptation(), Adaptation())
+    both = scales.combine(np.asarray([-9.0, 5.0, 7.0, 70.0]), np.full(4, 2.0)).both
+    assert both.tolist() == [-7.0, 7.0, 8.0, 8.0]
 
 
 def test_unknown_scores_neither_agree_nor_disagree() -> None:

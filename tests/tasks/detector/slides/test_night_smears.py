@@ -60,6 +60,10 @@ def test_three_cells_in_four_decide_on_the_spread() -> None:
         assert smear_of(floor(), some).plausible is plausible
 
 
+def test_a_few_slides_with_pieces_of_white_cells_hardly_move_the_limit_of_the_spread() -> None:
+    assert floor(pieces=2).spread == pytest.approx(floor().spread, rel=0.1)
+
+
 def _taps(n: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     made = smear(2, n=n)
     return dict(made.taps), made.predicted

@@ -34,8 +34,8 @@ def test_clipped_pixels_are_counted(level: int, dark: float, bright: float) -> N
 
 
 def test_one_clipped_channel_clips_a_pixel() -> None:
-    field = ground(20, 30)
-    field[:5, :, 2] = 255
+    field = ground(80, 120)
+    field[:20, :, 2] = 255
     assert field_quality(field, NONE)["too_bright"] == pytest.approx(0.25)
 
 
@@ -91,7 +91,7 @@ def test_packed_is_where_no_ground_is_seen() -> None:
     [
         (thick_film(), "a thick film, dark nuclei without red cells"),
         (clouds(14), "nothing in it has the edge of a cell"),
-        (clouds(25, of_one_colour=False), "white cells alone would be"),
+        (clouds(30, of_one_colour=False), "white cells alone would be"),
     ],
 )
 def test_what_is_no_thin_smear_is_refused(field: Field, why: str) -> None:
