@@ -76,7 +76,7 @@ def trials(fields: pa.Table, rng: np.random.Generator) -> Iterator[Trial]:
             yield f"{slide}: mixed", photographs[::2] + other[::2]
 
 
-def composed(table: pa.Table, photograph: str, some: list[Trial]) -> pa.Table:
+def rows_of(table: pa.Table, photograph: str, some: list[Trial]) -> pa.Table:
     """Take the rows of each trial's photographs, which the column ``photograph`` names."""
     uris = table[photograph].to_pylist()
     rows: dict[str, list[int]] = {}
@@ -126,10 +126,8 @@ def calls(store: Path, batch: str, rng: np.random.Generator) -> Counter[str]:
         places = pc.index_in(pa.array(theirs.values()), shifts["slide_id"].combine_chunks())
         known = shifts.take(places).set_column(0, "slide_id", pa.array(list(theirs)))
         with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
-            write_table(composed(images, "source_uri", some), file.name)
-            grouped = group_rows(
-                Path(file.name), known, composed(fields, "source_uri", some), rules
-            )
+            write_table(rows_of(images, "source_uri", some), file.name)
+            grouped = group_rows(Path(file.name), known, rows_of(fields, "source_uri", some), rules)
         found += Counter(map(str, grouped.tables[PATIENTS]["call"].to_pylist()))
     return found
 
