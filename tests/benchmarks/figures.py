@@ -72,14 +72,14 @@ def diagnosis(work: Path) -> Values:
     """Measure how patients are diagnosed who are left out of the training."""
     card = classifiers.find_card(Store(str(folds(work))), None, print)
     assert card.cross_validation is not None
-    known = {row.metric: row for row in card.cross_validation.metrics if row.stain is None}
+    known = {row["metric"]: row for row in card.cross_validation.metrics if row["stain"] is None}
     chosen = {"accuracy": "accuracy", "auroc": "AUROC", "found": "sensitivity at 0.01"}
     values = {
-        f"{name}{bound}": getattr(known[metric], bound.removeprefix("_") or "value")
+        f"{name}{bound}": known[metric][bound.removeprefix("_") or "value"]
         for name, metric in chosen.items()
         for bound in ("", "_low", "_high")
     }
-    return values | {"patients": known["AUROC"].patients}
+    return values | {"patients": known["AUROC"]["patients"]}
 
 
 def detection(work: Path) -> Values:
