@@ -87,12 +87,13 @@ def measure_tuning(job: TuningJob) -> BatchTuning:
             return _none("its cells are no smear of blood, or its detector has no limits of one")
         if blood.sum() < LEAST:
             return _none(f"{blood.sum()} of its cells look healthy, and {LEAST} are needed")
-        measured = pixels[blood][:: -(-int(blood.sum()) // MOST)]
+        healthy = pixels[blood]
+        measured = healthy[:: -(-len(healthy) // MOST)]
         own = compiling.result()(measured)
     share = tuning.share_of(home.distance(own), len(measured))
     made, device = tuning.tune(graph, spec, home.trained, own, share)
     there = Inference(spec, device, tuning.tuned_cutting(network.cutting, spec, made))
-    _, logits = there.compared(pixels[blood], cut[blood])
+    _, logits = there.compared(healthy, cut[blood])
     if PARASITIZED in spec.classes:
         place = spec.classes.index(PARASITIZED)
         made = tuning.ruled(made, home, own, log_odds(logits, 1.0, place), place)

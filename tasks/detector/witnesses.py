@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tasks import bundles
-from tasks.detector.probabilities import Adaptation, fit_adaptation
+from tasks.detector.probabilities import UNCHANGED, Adaptation, fit_adaptation
 from tasks.detector.slides.cell_score import Taps
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.types import Array, Float, Mask
@@ -215,6 +215,6 @@ def calibrated(network: Float, scores: Float, parasitized: Mask) -> Scales | Non
         return None
     first = fit_adaptation(network, parasitized)
     second = fit_adaptation(scores, parasitized)
-    together = np.minimum(first.of(network), SUREST) + second.of(scores)
-    both = fit_adaptation(together, parasitized)
-    return Scales(first, second, both)
+    apart = Scales(first, second, UNCHANGED)
+    both = fit_adaptation(apart.combine(network, scores).both, parasitized)
+    return replace(apart, both=both)

@@ -286,7 +286,7 @@ def readme_with(document: str, kept: dict[str, Values]) -> str:
             lines.append(
                 f"| {figure.title} | {text} | {row['version']}, {data} | `{figure.command}` |"
             )
-    lines += ["", f"`make figures` measures rows from 1.0.0 on: {'; '.join(processors)}.", ""]
+    lines += ["", f"Measured by `make figures` on {'; '.join(processors)}.", ""]
     return BLOCK.sub(lambda found: found[1] + "\n".join(lines) + found[2], document)
 
 
