@@ -23,9 +23,9 @@ RIDGE = 0.3  # of the mean variance of a feature, added to each
 SHRINKAGE = 5.0  # cells as which "no shift" counts in a slide's shift
 Estimate = TypeVar("Estimate", float, Float)
 LEAST_CELLS, LEAST_OF_A_KIND = 100, 20  # unseen cells needed for a calibration
-# The network's log-odds of a typical parasite. Beyond it lies dirt more often than a parasite: with
-# at most 1% of the worst laboratory's healthy cells called, .34 and .66 of the parasites of two
-# others are found, and .16 and .45 without the limit.
+# Log-odds of a typical parasite by either witness. Beyond it lies dirt more often than a parasite:
+# by the share of cells that look parasitized, infected patients of laboratories left out are told
+# from healthy ones with AUROC .815, .800 if only the network is held to it, and .76 if neither is.
 SUREST = 6.0
 
 
@@ -185,8 +185,8 @@ class Scales(bundles.Bundle):
     """The calibration of two witnesses.
 
     ``network`` and ``statistics`` turn the network's log-odds and the discriminant's score into
-    log-odds for equal numbers of both kinds of cells; ``both`` does so for their sum, in which the
-    network's are at most `SUREST`.
+    log-odds for equal numbers of both kinds of cells; ``both`` does so for their sum, in which each
+    is at most `SUREST`.
     """
 
     network: Adaptation
@@ -196,7 +196,7 @@ class Scales(bundles.Bundle):
     def combine(self, network: Float, scores: Float) -> LogOdds:
         """Compute log-odds (n,) from the network's and the discriminant's scores (n,) less lean."""
         first, second = self.network.of(network), self.statistics.of(scores)
-        return LogOdds(first, second, self.both.of(np.minimum(first, SUREST) + second))
+        return LogOdds(first, second, self.both.of(np.minimum([first, second], SUREST).sum(axis=0)))
 
 
 @dataclass(frozen=True)

@@ -130,9 +130,9 @@ def command(work: Path, *words: str) -> str:
 
 
 def unpacked(work: Path, name: str) -> Path:
-    """Unpack a laboratory's photographs, once, in a folder that says that nobody is ill there."""
+    """Unpack a laboratory's photographs, once, in a folder that says nothing about them."""
     laboratory = LABORATORIES[name]
-    folder = work / "photographs" / name / ("Uninfected" if laboratory.trains else "photographs")
+    folder = work / "photographs" / name / "photographs"
     if not folder.exists():
         folder.mkdir(parents=True)
         with zipfile.ZipFile(DATA / laboratory.archive) as archive:
@@ -169,9 +169,12 @@ def store_without(work: Path, left_out: str | None) -> Path:
         images = ["--images", f"nih={CELLS}"]
         for name, laboratory in LABORATORIES.items():
             if laboratory.trains and name != left_out:
-                photographs = str(unpacked(work, name))
+                photographs = unpacked(work, name)
+                healthy = photographs.with_name("Uninfected")
+                healthy.unlink(missing_ok=True)
+                healthy.symlink_to(photographs)
                 command(
-                    folder, "segment", "--images", photographs, "--name", name,
+                    folder, "segment", "--images", str(healthy), "--name", name,
                     "--slide-is", "file",
                 )  # fmt: skip
                 images += ["--images", f"{name}=store/segmentations/{name}/manifest.parquet"]

@@ -169,7 +169,7 @@ def test_labelled_cells_of_a_laboratory_are_class_statistics_there(
     there = rows(lab, "there")
     assert (there["statistics_probability"] != before["statistics_probability"]).any()
     said = [logit(there[f"{name}_probability"].astype(float)) for name in ("network", "statistics")]
-    both = fitted.scales.both.of(said[0] + said[1])
+    both = fitted.scales.both.of(np.minimum(said, witnesses.SUREST).sum(axis=0))
     told = logit(there["probability_Parasitized"].astype(float))
     expected = first.adaptation.scale * both
     rounded = np.abs(expected) > 6  # a probability near 1 is rounded to float32

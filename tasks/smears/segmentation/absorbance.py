@@ -38,10 +38,10 @@ LEAST_FILLED = 0.6  # of the box around a bar
 MOST_INK = 0.05  # of a field; more is its overexposed background
 LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in errors of a lens and of JPEG
 NOISE_MARGIN = 3.0  # twice the threshold that Otsu's method finds in white noise
-# Two kinds of nuclei: least absorbance away from the red cells' colour, and least absorbance, both
-# in a red cell's, and least area, in a red cell's. Where red cells are purple themselves, a nucleus
-# is dark. Of the parasites of P. vivax, only ripe schizonts are as large.
-NUCLEI = ((0.7, 0.0, 0.5), (0.5, 1.5, 0.9))
+# Kinds of nuclei: least absorbance away from the red cells' colour, and least absorbance, both in a
+# red cell's, and least area, in a red cell's. Where red cells are purple themselves, a nucleus is
+# dark or wide. Of the parasites of P. vivax, only ripe schizonts and some gametocytes are as large.
+NUCLEI = ((0.7, 0.0, 0.5), (0.5, 1.5, 0.9), (0.3, 1.5, 1.4))
 CYTOPLASM = 0.05  # the same for a white cell's cytoplasm
 COLOURED = 0.25  # the same as a share of its own absorbance, which is higher in a dark red cell
 PALEST = 0.2  # absorbance of a red cell; with a paler one, errors of colour look like a nucleus

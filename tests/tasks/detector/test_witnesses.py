@@ -100,10 +100,11 @@ def test_two_witnesses_see_more_than_either() -> None:
     assert said.disagree[wrong].mean() > 1.5 * said.disagree.mean()
 
 
-def test_a_network_that_is_surer_than_of_a_typical_parasite_says_no_more() -> None:
+def test_a_witness_that_is_surer_than_of_a_typical_parasite_says_no_more() -> None:
     scales = witnesses.Scales(Adaptation(), Adaptation(), Adaptation())
-    both = scales.combine(np.asarray([-9.0, 5.0, 7.0, 70.0]), np.full(4, 2.0)).both
-    assert both.tolist() == [-7.0, 7.0, 8.0, 8.0]
+    one, other = np.asarray([-9.0, 5.0, 7.0, 70.0]), np.full(4, 2.0)
+    for pair in ((one, other), (other, one)):
+        assert scales.combine(*pair).both.tolist() == [-7.0, 7.0, 8.0, 8.0]
 
 
 def test_unknown_scores_neither_agree_nor_disagree() -> None:

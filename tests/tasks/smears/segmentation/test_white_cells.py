@@ -36,16 +36,21 @@ def test_pale_red_cells_of_another_tint_are_not_white_cells() -> None:
     assert [cell.kind for cell in find_cells(field).cells] == ["red"] * 5
 
 
-@pytest.mark.parametrize(("radius", "is_white"), [(34, True), (18, False)])
+DARK, PALER = (77, 79, 126), (100, 85, 140)
+
+
+@pytest.mark.parametrize(
+    ("radius", "body", "is_white"),
+    [(34, DARK, True), (18, DARK, False), (40, PALER, True), (34, PALER, False)],
+)
 def test_among_purple_red_cells_a_dark_body_is_a_nucleus_only_if_it_is_large(
-    radius: int, is_white: bool
+    radius: int, body: tuple[int, int, int], is_white: bool
 ) -> None:
-    purple, dark = (160, 110, 150), (77, 79, 126)  # nearly of one colour
-    field = ground()
+    purple, field = (160, 110, 150), ground()  # nearly of one colour
     for x, y in ((80, 80), (320, 70), (90, 230), (330, 240), (60, 150), (340, 150)):
         disc(field, x, y, 30, purple)
     rows, columns = np.ogrid[: field.shape[0], : field.shape[1]]
-    for reach, colour in ((max(30, radius + 4), purple), (radius, dark)):
+    for reach, colour in ((max(30, radius + 4), purple), (radius, body)):
         field[np.hypot(columns - 200, rows - 150) <= reach] = colour
     kinds = [cell.kind for cell in find_cells(field).cells]
     assert kinds.count("white") == is_white
