@@ -88,7 +88,7 @@ def measure_tuning(job: TuningJob) -> BatchTuning:
         if blood.sum() < LEAST:
             return _none(f"{blood.sum()} of its cells look healthy, and {LEAST} are needed")
         healthy = pixels[blood]
-        measured = healthy[:: -(-len(healthy) // MOST)]
+        measured = healthy[reference_rows(len(healthy), MOST)]
         own = compiling.result()(measured)
     share = tuning.share_of(home.distance(own), len(measured))
     made, device = tuning.tune(graph, spec, home.trained, own, share)

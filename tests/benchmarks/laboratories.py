@@ -169,10 +169,9 @@ def store_without(work: Path, left_out: str | None) -> Path:
         images = ["--images", f"nih={CELLS}"]
         for name, laboratory in LABORATORIES.items():
             if laboratory.trains and name != left_out:
-                photographs = unpacked(work, name)
-                healthy = photographs.with_name("Uninfected")
-                healthy.unlink(missing_ok=True)
-                healthy.symlink_to(photographs)
+                healthy = unpacked(work, name).with_name("Uninfected")
+                if not healthy.exists():
+                    healthy.symlink_to("photographs")
                 command(
                     folder, "segment", "--images", str(healthy), "--name", name,
                     "--slide-is", "file",

@@ -148,7 +148,7 @@ def test_both_witnesses_diagnose_as_they_did(golden: Store) -> None:
     assert witnesses_of(card) == "network, statistics"
     known = detector.witnesses
     assert known is not None
-    # By hand: 1 / 2 + 2 + 0.25 is 2.75; twice that and 1 is 6.5, of which 6 count; half of 3 is 1.5.
+    # By hand: 1 / 2 + 2 + 0.25 is 2.75; twice that and 1 is 6.5 (6 count); half of 3 is 1.5.
     scores = known.discriminant.scores({"layer1": np.asarray([[1.0, 2.0]])})
     assert scores.tolist() == [2.75]
     log_odds = known.scales.combine(np.asarray([3.0]), scores)

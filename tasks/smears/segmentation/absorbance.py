@@ -61,7 +61,8 @@ def absorbance(field: Pixels, lit: Mask | None = None) -> Single:
     levels = np.asarray(cv2.LUT(field, LOGARITHMS), np.float32)
     amount = _background(levels, lit)
     amount -= levels
-    amount[~lit] = 0
+    if not lit.all():
+        amount[~lit] = 0
     return np.clip(amount, 0, HIGHEST_ABSORBANCE, out=amount)
 
 
@@ -215,10 +216,11 @@ def white_outlines(
     ``typical`` is the median amount of stained pixels.
     """
     some = np.flatnonzero(mask & (amount < 1.5 * typical))[::SOME]
-    eosin = np.array([contours.median(channel) for channel in colour.reshape(-1, 3)[some].T])
+    eosin = np.array([*map(contours.median, colour.reshape(-1, 3).take(some, axis=0).T.copy())])
     eosin /= np.linalg.norm(eosin)
     eosin_alone = np.asarray(cv2.transform(colour, eosin[np.newaxis]), np.float32)
-    azure = np.sqrt(np.maximum((amount - eosin_alone) * (amount + eosin_alone), 0))
+    squares = (amount - eosin_alone) * (amount + eosin_alone)
+    azure = np.sqrt(np.maximum(squares, 0, out=squares), out=squares)
     smooth = contours.gaussian(contours.SMOOTHING * working)
     azure = contours.filtered(azure, smooth, smooth)
     unit = max(typical, PALEST)
@@ -230,7 +232,8 @@ def white_outlines(
         if np.count_nonzero(bodies) >= least:
             groups = _lobes_together(bodies, working)
             is_large = np.bincount(groups[bodies]) >= least
-            nuclei |= bodies & is_large[groups]
+            if is_large.any():
+                nuclei |= bodies & is_large[groups]
     if not nuclei.any():
         return []
     groups, outlines = _lobes_together(nuclei, working), []
@@ -270,5 +273,4 @@ def _lobes_together(nuclei: Mask, working: int) -> Index:
     near = cv2.dilate(
         nuclei.view(np.uint8), contours.CROSS, iterations=round(LOBES_APART * working)
     )
-    groups, _ = ndimage.label(near)
-    return np.asarray(groups)
+    return np.asarray(cv2.connectedComponents(near, connectivity=4)[1])

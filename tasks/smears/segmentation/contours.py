@@ -42,7 +42,7 @@ def edges(amount: Single, mask: Mask, diameter: float, lit: Mask | None = None) 
     """
     smooth, slope = (gaussian(SMOOTHING * diameter, order) for order in (0, 1))
     outward = np.array([filtered(amount, slope, smooth), filtered(amount, smooth, slope)])
-    strength = np.asarray(cv2.magnitude(*outward), np.float32)
+    strength = np.sqrt(np.square(outward[0]) + np.square(outward[1]))  # OpenCV's varies by memory
     inner = cv2.erode(mask.view(np.uint8), CROSS)  # the mask continues beyond the field
     rim = mask & (inner == 0)
     typical = median(strength[rim]) if rim.any() else 1.0

@@ -138,7 +138,7 @@ def find_roughly(field: Pixels) -> Cells:
     field = field[y : height - y, x : width - x]
     around = None if around is None else around - (x, y)
     cells, diameter = _settled(field, around, guess)
-    if cells and _mean_edge(cells) < UNDOUBTED:
+    if cells and np.mean([cell.edge for cell in cells]) < UNDOUBTED:
         tried = [_settled(field, around, share * diameter, rounds=1) for share in OTHER_DIAMETERS]
         tried.insert(0, (cells, diameter))
         best = int(np.argmax([_explained(field, around, *each) for each in tried]))
@@ -169,10 +169,6 @@ def _settled(
     return cells, diameter
 
 
-def _mean_edge(cells: list[Cell]) -> float:
-    return float(np.mean([cell.edge for cell in cells]))
-
-
 def _explained(field: Pixels, around: Float | None, cells: list[Cell], diameter: float) -> float:
     """Measure how well cells explain a field, 0 to 1: agreement with the stain, times clearness."""
     if not cells:
@@ -183,7 +179,7 @@ def _explained(field: Pixels, around: Float | None, cells: list[Cell], diameter:
     outlines = [rescaled(cell.outline, scale) for cell in cells]
     covered = contours.layers(outlines, (mask.shape[0], mask.shape[1])) > 0
     agreement = (covered & mask).sum() / max(1, int((covered | mask).sum()))
-    return float(agreement * _mean_edge(cells) ** CLEARNESS)
+    return float(agreement * np.mean([cell.edge for cell in cells]) ** CLEARNESS)
 
 
 def _in_reading_order(cells: list[Cell], diameter: float) -> Cells:

@@ -110,3 +110,11 @@ def test_distances_do_not_depend_on_the_number_of_threads() -> None:
     cv2.setNumThreads(before)
     assert found[0].max() == pytest.approx(90, abs=1)
     np.testing.assert_array_equal(*found)
+
+
+def test_edges_do_not_depend_on_where_arrays_lie_in_memory() -> None:
+    amount = np.random.default_rng(0).random((120, 121), np.float32)
+    known, kept = contours.edges(amount, amount > 0, 24), []
+    for number in range(200):
+        kept.append(np.empty(1100 + 16 * number, np.uint8))
+        np.testing.assert_array_equal(contours.edges(amount, amount > 0, 24), known)
