@@ -42,11 +42,7 @@ NOWHERE = 0.1  # intersection over union with a box, below which a cell lies whe
 
 FIELDS_LEFT_OUT = 3 if QUICK else 38
 
-pytestmark = [
-    pytest.mark.benchmark,
-    pytest.mark.usefixtures("as_a_job"),
-    needs_data("fields.zip"),
-]
+pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("as_a_job"), needs_data("fields.zip")]
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,7 @@ import pyarrow as pa
 from storage import kinds
 from storage.batches import features, ledger, manifests
 from storage.models.classifiers import ModelCard, save_model
-from storage.models.detectors import (
-    DetectorCard,
-    LearnedCard,
-    LearnedNight,
-    TapCard,
-    save_detector,
-)
+from storage.models.detectors import DetectorCard, LearnedCard, LearnedNight, TapCard, save_detector
 from storage.models.statistics import Contribution, Lineage, save_statistics
 from storage.models.tunings import BatchTuning
 from storage.parquet import write_table
