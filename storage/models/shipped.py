@@ -8,7 +8,7 @@ from storage.store import MissingError, Store, StoreError, digest_of, refuse_abs
 
 FOLDER = Path(__file__).parents[1] / "shipped"
 # A digest of all its files, because a card says only that its own file fits it.
-DIGEST = "f5510eff76da7efc8f37842bfcf51a6e31434756abcddb19a7a9ef67b6d9e1f3"
+DIGEST = "e3aea446a2df56d27b7ff15b7488ba0e84ae949464fd0f2fa002cf327ab7be97"
 
 
 def shipped() -> Store:
