@@ -24,8 +24,8 @@ SHRINKAGE = 5.0  # cells as which "no shift" counts in a slide's shift
 Estimate = TypeVar("Estimate", float, Float)
 LEAST_CELLS, LEAST_OF_A_KIND = 100, 20  # unseen cells needed for a calibration
 # Log-odds of a typical parasite by either witness. Beyond it lies dirt more often than a parasite:
-# by the share of cells that look parasitized, infected patients of laboratories left out are told
-# from healthy ones with AUROC .815, .800 if only the network is held to it, and .76 if neither is.
+# the share of cells that look parasitized divides infected and healthy patients of laboratories
+# left out with AUROC .815; .800 if only the network is held to it, and .76 if neither is.
 SUREST = 6.0
 
 

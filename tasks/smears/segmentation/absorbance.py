@@ -227,8 +227,7 @@ def white_outlines(
     nuclei, depth = np.zeros(mask.shape, bool), CYTOPLASM_DEPTH * working
     for away, darkness, area in NUCLEI if dark else NUCLEI[:1]:
         bodies, least = azure > away * unit, area * np.pi / 4 * working**2
-        if darkness:
-            bodies &= amount > darkness * typical
+        bodies &= amount >= darkness * typical
         if np.count_nonzero(bodies) >= least:
             groups = _lobes_together(bodies, working)
             is_large = np.bincount(groups[bodies]) >= least
