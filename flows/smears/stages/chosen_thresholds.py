@@ -181,17 +181,24 @@ def fitted_rates(store: Store, card: detectors.DetectorCard) -> KnownRates | Non
 def measured_on(store: Store, detector: detectors.DetectorCard) -> Measured | None:
     """Return what error rates were measured on; None if the sizes of those cells are unknown.
 
+    A commissioned laboratory has the sensitivity of fitted cells. In smaller ones it is unknown,
+    unless they are still as large as the picture that the network sees: at 26 and at 50 pixels a
+    cell, patients with .9% parasites were called negative.
+
     None, too, for a detector that was fitted with several laboratories, as the one that comes along
     was: a slide of any other laboratory may be like theirs, so each is new until commissioned.
     """
     card = detector.counting
     if card is None or card.least_size is None:
         return None
-    slides = () if detector.parent else errors_of_detector(store, detector).slides
-    if len({laboratory_of(json.loads(slide)[-1]) for slide in slides}) > 1:
+    fitted, least = errors_of_detector(store, detector), card.least_size
+    if detector.parent:
+        side = detectors.load_model_of(store, detector).network["side"]
+        least = max(least, min(fitted.least_size() or side, side))
+    elif len({laboratory_of(json.loads(slide)[-1]) for slide in fitted.slides}) > 1:
         return None
     false = card.diagnosis.false_positives
-    return Measured(card.least_size, card.least_sharpness, false.mean, false.deviation)
+    return Measured(least, card.least_sharpness, false.mean, false.deviation)
 
 
 def _card(

@@ -14,10 +14,6 @@ from scipy.special import betaincinv
 from tasks.smears.counting.interpretation import blank_count
 from tasks.smears.counting.rates import NODES
 
-# Pixels across a cell: what the network sees, and fitted cells have. The sensitivity is theirs: in
-# coarser photographs, at 26 and at 50 pixels, patients with .9% parasites were called negative.
-LEAST_SIZE = 96.0
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -36,13 +32,11 @@ class Measured:
     def covers(self, slide: Mapping[str, Any]) -> bool:
         """Return whether a slide was photographed at least as large and sharp as these.
 
-        Cells of less than `LEAST_SIZE` are never covered.
-
         ``slide`` has the ``cell_size`` and the ``sharpness`` of its row of the report on slides;
         without photographs it has no sharpness.
         """
         size, sharpness = slide["cell_size"], slide["sharpness"]
-        if size is None or size < max(self.least_size, LEAST_SIZE):
+        if size is None or size < self.least_size:
             return False
         if sharpness is None:
             return True

@@ -80,16 +80,23 @@ def test_errors_merge_and_are_taken_out_exactly_and_make_a_counting_threshold(
 
 
 def test_a_detector_of_several_laboratories_was_measured_at_none(
-    ready: Settings, tmp_path: Path
+    ready: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured() -> Measured | None:
+    monkeypatch.setattr("tasks.detector.error_counts.LEAST_CELLS", 1)
+
+    def measured(**other: str) -> Measured | None:
         card = detectors.load_detector_card(Store(ready.store))
         assert card.counting
-        counting = card.counting.model_copy(update={"least_size": 40.0})
-        return measured_on(Store(ready.store), card.model_copy(update={"counting": counting}))
+        counting = card.counting.model_copy(update={"least_size": 10.0})
+        known = card.model_copy(update={"counting": counting, **other})
+        return measured_on(Store(ready.store), known)
 
     fit.fn(Fit(images=more(tmp_path / "extra", 5), batch="second"), ready)
-    assert measured() is not None
+    fitted, card = newest(ready)[1].least_size(), classifiers.load_card(Store(ready.store), "m")
+    assert fitted
+    # Healthy slides of a laboratory say nothing of parasites in cells smaller than fitted ones.
+    sizes = [each and each.least_size for each in (measured(), measured(parent="m-d1"))]
+    assert sizes == [10, min(fitted, card.network["side"])]
     fit.fn(Fit(images=f"other={more(tmp_path / 'other', 5, seed=10)}", batch="third"), ready)
     assert measured() is None
 

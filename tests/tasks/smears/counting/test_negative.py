@@ -29,12 +29,6 @@ def test_a_slide_is_covered_if_it_is_as_large_and_as_sharp(
     assert KNOWN.covers({"cell_size": size, "sharpness": sharpness}) is covered
 
 
-def test_coarse_cells_are_never_covered_even_where_healthy_ones_were_measured() -> None:
-    coarse = Measured(20.0, None, 0.01, 0.01)
-    covered = [coarse.covers({"cell_size": size, "sharpness": None}) for size in (95.0, 97.0)]
-    assert covered == [False, True]
-
-
 def test_photographs_are_not_covered_where_none_were_measured() -> None:
     of_cells = Measured(100.0, None, 0.01, 0.01)
     assert of_cells.covers({"cell_size": 110.0, "sharpness": None})
