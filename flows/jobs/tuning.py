@@ -28,10 +28,7 @@ from tasks.types import Mask, Pixels, below
 if TYPE_CHECKING:
     from tasks.network.inference import Inference
 
-# Cells on which a tuning is measured: 60 do as well as 256. The ruler's depth errs by 14% then, and
-# so do all thresholds, so that it is measured on one in `ONE_IN` cells of a large batch.
-MOST, LEAST = 192, 30
-RULED, ONE_IN = 512, 8
+MOST, LEAST = 192, 30  # cells on which a tuning is measured: 60 do as well as 256
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,7 @@ class TuningJob(Sparing):
         """List some whole cells, spread evenly over the batch."""
         store, batch = self.screened.store, self.screened.batch
         rows = night_rows(batch)
-        most = min(max(MOST, len(rows) // ONE_IN), RULED)
-        some = rows_at(store, batch, rows[reference_rows(len(rows), most)].tolist())
+        some = rows_at(store, batch, rows[reference_rows(len(rows), MOST)].tolist())
         return image_refs(some.filter(~is_cut(some)))
 
     def rows(self) -> int:
@@ -88,9 +84,8 @@ def measure_tuning(job: TuningJob) -> BatchTuning:
         if blood.sum() < LEAST:
             return _none(f"{blood.sum()} of its cells look healthy, and {LEAST} are needed")
         healthy = pixels[blood]
-        measured = healthy[reference_rows(len(healthy), MOST)]
-        own = compiling.result()(measured)
-    share = tuning.share_of(home.distance(own), len(measured))
+        own = compiling.result()(healthy)
+    share = tuning.share_of(home.distance(own), len(healthy))
     made, device = tuning.tune(graph, spec, home.trained, own, share)
     there = Inference(spec, device, tuning.tuned_cutting(network.cutting, spec, made))
     _, logits = there.compared(healthy, cut[blood])

@@ -8,7 +8,7 @@ from storage.store import MissingError, Store, StoreError, digest_of, refuse_abs
 
 FOLDER = Path(__file__).parents[1] / "shipped"
 # A digest of all its files, because a card says only that its own file fits it.
-DIGEST = "e3aea446a2df56d27b7ff15b7488ba0e84ae949464fd0f2fa002cf327ab7be97"
+DIGEST = "985237a788ea734dd0a06fff87e5af28e6e0dee076811e74195cadd65f69cf1e"
 
 
 def shipped() -> Store:

@@ -8,7 +8,7 @@ laboratory as a diagnosis. Batch-norms that use the laboratory's own statistics 
 
 Half of the training cells have parasites, and they are augmented: their channels vary more than
 those of a laboratory's cells, most of which are healthy. So a tuned network is more sensitive, and
-its log-odds spread; a ruler reads them by the laboratory's own healthy cells (`ruler`). At home all
+its log-odds move; a ruler reads them by the laboratory's own healthy cells (`ruler`). At home all
 this gains nothing, and is not done: the share grows with the laboratory's distance.
 
 Only layers behind the taps for distances are tuned. So abnormality is the same before and after,
@@ -30,7 +30,7 @@ import numpy as np
 from tasks import bundles
 from tasks.network.cutting import LOGITS, Shift
 from tasks.network.processor import NORM, TAP, Graph, OpenVino, noise, openvino, passes
-from tasks.network.ruler import Bulk, Ruler, ruler_between
+from tasks.network.ruler import Ruler, ruler_between
 from tasks.network.spec import NetworkSpec
 from tasks.types import Arrays, Numbers, Pixels, Single, below
 
@@ -58,13 +58,13 @@ class Home(bundles.Bundle):
     """The look of the training laboratory to a network.
 
     ``trained`` are the batch-norms that can be tuned, as training left them; ``healthy`` is the
-    first of them on healthy training cells; ``bulk`` are the log-odds of healthy cells of patients
-    on which the network was not trained.
+    first of them on healthy training cells; ``median`` is that of the log-odds of healthy cells of
+    patients on which the network was not trained.
     """
 
     trained: Norms
     healthy: Norms
-    bulk: Bulk
+    median: float
 
     def distance(self, own: Norms) -> float:
         """Compute how far a laboratory is away: the mean square of (m' - m) / deviation.
@@ -98,7 +98,7 @@ def home_of(
     """Describe the training laboratory by a network's ``weights``, named as PyTorch does.
 
     ``healthy`` are training cells (n, side, side, 3), n >= 1, and ``log_odds`` (k,) those of unseen
-    patients' healthy cells, k >= 2. None if there is no batch-norm that can be tuned.
+    patients' healthy cells, k >= 1. None if there is no batch-norm that can be tuned.
     """
     names = list(tunable(graph.network, spec))
     if not names:
@@ -107,7 +107,7 @@ def home_of(
     variance = {norm: weights[f"backbone.{norm}.weight"] ** 2 for norm in names}
     measured, first = measuring(graph, spec)(healthy), names[0]
     nearest = Norms({first: measured.mean[first]}, {first: measured.variance[first]})
-    return Home(Norms(mean, variance), nearest, Bulk.of(log_odds))
+    return Home(Norms(mean, variance), nearest, float(np.median(log_odds)))
 
 
 def measuring(
@@ -182,10 +182,10 @@ def tune(
 def ruled(tuning: Tuning, home: Home, own: Norms, log_odds: Numbers, place: int) -> Tuning:
     """Add the ruler to a tuning, by the tuned log-odds (n,) of the class at ``place``.
 
-    They are those of the laboratory's cells that look healthy, n >= 2, like ``own``.
+    They are those of the laboratory's cells that look healthy, n >= 1, like ``own``.
     """
-    share = remoteness(home.distance(own))
-    return replace(tuning, ruler=ruler_between(home.bulk, Bulk.of(log_odds), share, place))
+    share, median = remoteness(home.distance(own)), float(np.median(log_odds))
+    return replace(tuning, ruler=ruler_between(home.median, median, share, place))
 
 
 def tuned(graph: Graph, spec: NetworkSpec, tuning: Tuning) -> Graph:

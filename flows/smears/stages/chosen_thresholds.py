@@ -77,13 +77,8 @@ def laboratory_counting(
         ]  # fmt: skip
     thresholds = (known.counting.log_odds, known.dense.log_odds)
     rates = KnownRates(*(error_rates.laboratory_rates(fitted, counts, each) for each in thresholds))
-    card = _card(
-        rates,
-        error_rates.laboratory_rates(fitted, counts, error_rates.DIAGNOSIS),
-        detector.counting.cells,
-        counts,
-        sharpness,
-    )
+    diagnosis = error_rates.laboratory_rates(fitted, counts, error_rates.DIAGNOSIS)
+    card = _card(rates, diagnosis, detector.counting.cells, counts, sharpness)
     warnings = []
     if slides < error_counts.LEAST_SLIDES:
         known_slides = "one slide is" if slides == 1 else f"{slides} slides are"

@@ -132,16 +132,10 @@ def train_rows(
     torch.manual_seed(recipe.plan.seed)
     classifier = backbones.build(recipe.network, recipe.start)
     start = load_state(store, training, on_damage=warn)
-    epochs = recipe.plan.epochs
+    weights, epochs = balanced(data.labels, data.keys, rows["train"]), recipe.plan.epochs
     history = train(
         classifier.to("cuda" if torch.cuda.is_available() else "cpu"),
-        TrainingData(
-            data.pixels,
-            data.labels,
-            rows["train"],
-            rows["validation"],
-            balanced(data.labels, data.keys, rows["train"]),
-        ),
+        TrainingData(data.pixels, data.labels, rows["train"], rows["validation"], weights),
         recipe.plan,
         on_epoch=lambda epoch: tell(f"{title}epoch {epoch.number} of {epochs}: {epoch}"),
         keep=lambda number, state: save_state(store, training, number, state),
