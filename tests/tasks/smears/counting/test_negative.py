@@ -13,14 +13,14 @@ from tasks.detector.error_counts import (
 )
 from tasks.smears.counting.negative import Measured
 
-KNOWN = Measured(least_size=100.0, least_sharpness=0.02, mean=0.01, deviation=0.01)
+KNOWN = Measured(least_size=80.0, least_sharpness=0.02, mean=0.01, deviation=0.01)
 
 
 @pytest.mark.parametrize(
     ("size", "sharpness", "covered"),
     [
-        (100.0, None, True), (99.9, None, False), (None, None, False),
-        (120.0, 0.02, True), (120.0, 0.019, False), (99.0, 0.1, False),
+        (80.0, None, True), (79.9, None, False), (None, None, False),
+        (100.0, 0.02, True), (100.0, 0.019, False), (79.0, 0.1, False),
     ],
 )  # fmt: skip
 def test_a_slide_is_covered_if_it_is_as_large_and_as_sharp(
@@ -30,9 +30,9 @@ def test_a_slide_is_covered_if_it_is_as_large_and_as_sharp(
 
 
 def test_photographs_are_not_covered_where_none_were_measured() -> None:
-    of_cells = Measured(100.0, None, 0.01, 0.01)
-    assert of_cells.covers({"cell_size": 110.0, "sharpness": None})
-    assert not of_cells.covers({"cell_size": 110.0, "sharpness": 1.0})
+    of_cells = Measured(80.0, None, 0.01, 0.01)
+    assert of_cells.covers({"cell_size": 90.0, "sharpness": None})
+    assert not of_cells.covers({"cell_size": 90.0, "sharpness": 1.0})
 
 
 def test_healthy_slides_stay_below_the_most_in_95_of_100() -> None:

@@ -162,7 +162,7 @@ FIELD = {"source_uri": "f", "slide_id": "s", "patient_id": "p", "kind": "field"}
         (HEALTHY, MEASURED, 0.03, None),
         (HEALTHY, None, None, "new laboratory"),  # nobody has fitted or commissioned anything
         ([healthy(width=70, height=79)] * 2000, MEASURED, None, COARSER),
-        ([healthy(width=None, height=100)] * 2000, MEASURED, None, None),
+        ([healthy(width=None)] * 2000, MEASURED, None, None),
         (HEALTHY, MEASURED, 0.01, COARSER),
         (HEALTHY, replace(MEASURED, least_sharpness=None), 0.03, COARSER),
         # 3% look parasitized, but are not sure enough: one in a hundred would be usual.
