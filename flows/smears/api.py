@@ -37,6 +37,7 @@ from flows.settings import Settings
 from flows.smears.night import NightOutcome, screen_sources
 from flows.smears.stages.chosen_thresholds import next_step
 from storage.batches.manifests import load_batch, read_manifest
+from storage.disk import PASSING
 from storage.models import classifiers
 from storage.models.detectors import (
     DetectorCard,
@@ -184,6 +185,7 @@ class OpenDetector:
         self.model: classifiers.ModelCard = load_model_of(opened.store, card)
         # Screening writes its results to the detector's store, so a temporary one borrows it.
         self._folder = tempfile.TemporaryDirectory(prefix="slidewatch-")
+        PASSING.add(Path(self._folder.name))
         self._store = Store(self._folder.name)
         here = {"store": self._store.url, "metrics": None}
         self._settings = opened.settings.model_copy(update=here)
