@@ -99,12 +99,12 @@ class Seen:
     @cached_property
     def patients(self) -> "pd.DataFrame":
         """Return the report on patients, a row for each."""
-        return self.reports[PATIENTS].to_pandas()
+        return self.reports[PATIENTS].to_pandas(maps_as_pydicts="strict")
 
     @cached_property
     def fields(self) -> "pd.DataFrame":
         """Return the report on fields, a row for each."""
-        return self.reports[FIELDS].to_pandas()
+        return self.reports[FIELDS].to_pandas(maps_as_pydicts="strict")
 
     @cached_property
     def cells(self) -> "Scored":

@@ -129,7 +129,7 @@ def test_a_fortnight_tells_its_odd_nights_apart(tmp_path: Path, record: Record) 
     odd = {
         STAIN: "unlike all known slides",
         FOCUS: "abnormal",
-        OTHERS: "of them by chance",
+        OTHERS: "of these are so by chance",
         EMPTY: "no images",
     }
     told = [

@@ -5,6 +5,7 @@ from collections.abc import Container, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+from itertools import chain
 from threading import Lock
 from typing import Any
 
@@ -32,7 +33,14 @@ from storage.smears.schemas.persons import PERSON_SCHEMA
 from storage.store import Store, StoreError
 from tasks.reports.image_columns import table_of
 from tasks.smears.answers import agreement
-from tasks.smears.answers.patients import MOST_READ, Confirmation, Suspect, confirm
+from tasks.smears.answers.patients import (
+    DECIDED,
+    MOST_READ,
+    Confirmation,
+    PatientAnswer,
+    Suspect,
+    confirm,
+)
 from tasks.smears.counting import call
 from tasks.smears.reports.called_cells import (
     CHANCE,
@@ -266,11 +274,19 @@ class Suspects:
         # By the rates of the threshold at which this patient's cells were called.
         store, detector = self.answers.store, self.detector
         rates = None if detector is None else rates_of(store, detector, threshold)
-        confirmation = confirm(suspect, answers, positive, rates, self.wanted)
         cells = set(suspect.order)
-        readers = tuple(each for each, theirs in given.items() if theirs.keys() & cells)
-        read_at = self.answers.last_at(cells, given) if readers else None
-        return replace(confirmation, readers=readers, read_at=read_at)
+        disputed = cells.intersection(chain(*given.values())) - answers.keys()
+        confirmation = confirm(suspect, answers, positive, rates, self.wanted, disputed)
+        by = {reader: theirs for reader, theirs in given.items() if theirs.keys() & cells}
+        if confirmation.answer in DECIDED:
+            is_seen = confirmation.answer == PatientAnswer.CONFIRMED
+            agreed = {
+                (image, answer)
+                for image, answer in answers.items()
+                if image in cells and (answer == positive or not is_seen)
+            }
+            by = {reader: theirs for reader, theirs in by.items() if theirs.items() & agreed}
+        return replace(confirmation, readers=tuple(by), read_at=self.answers.last_at(cells, by))
 
     def seconds(self, suspect: Suspect) -> float:
         """Sum how long persons have looked at a patient's cells."""

@@ -41,9 +41,9 @@ def _counting(card: detectors.CountingCard) -> str:
     used = card.counting
     limit = used.limit_of_detection
     return (
-        f"a cell counts from log-odds {used.log_odds:g} on, where parasites are many from "
-        f"{card.dense.log_odds:g} on: sensitivity "
-        f"{used.sensitivity.mean:.1%}, false positives {used.false_positives.mean:.3%} "
+        f"where slides are known a cell counts from log-odds {used.log_odds:g} on, where parasites "
+        f"are many from {card.dense.log_odds:g} on: sensitivity {used.sensitivity.mean:.1%}, false "
+        f"positives {used.false_positives.mean:.3%} "
         f"(deviation between patients {used.false_positives.deviation:.3%}), of "
         f"{used.false_positives.slides} patients or slides; limit of detection of {card.cells:,} "
         f"cells {'none' if limit is None else f'{limit:.2%}'}"

@@ -10,16 +10,16 @@ COLUMNS = [
     text("slide_id", "the slide that counts as a patient, as in the report on patients"),
     text(
         "person_answer",
-        "confirmed: a person sees a parasite; refused: none in all cells shown; unsure; open: some "
-        "cells are not read",
+        "confirmed: a person sees a parasite; refused: none in all cells shown; unsure; disputed: "
+        "readers differ on a cell, and no parasite is certain; open: some cells are not read",
     ),
-    text("person_call", "the call by these answers; null while they are open or unsure"),
+    text("person_call", "the call by these answers; null while they do not decide"),
     number("person_percent", "parasitaemia by these answers", "percent"),
     number("person_low", "lower bound of its 95% interval", "percent"),
     number("person_high", "upper bound of its 95% interval", "percent"),
     count("person_cells", "cells that persons have read", "cells"),
     count("person_parasites", "of these, the parasites", "cells"),
-    Column("readers", pa.list_(pa.string()), "who has read them"),
+    Column("readers", pa.list_(pa.string()), "who has read them; once decided, who said so"),
     Column("read_at", pa.timestamp("us", "UTC"), "when the last one was read"),
     *(each for each in OF_BATCH if each.name != "detector"),
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.metrics.metrics import interval
+from tasks.smears.answers.sheets import UNSURE
 from tasks.smears.reports.parasitaemia import wilson_interval
 from tasks.types import Float
 
@@ -49,11 +50,12 @@ def differing(by_reader: Mapping[str, Answers]) -> list[str]:
 
 
 def majority(answers: Sequence[str]) -> str | None:
-    """Return the answer of more than half of the readers; None without a majority."""
+    """Return the answer of more than half of the readers who are sure; None without a majority."""
     if not answers:
         return None
-    (answer, count), *_ = Counter(answers).most_common(1)
-    return answer if 2 * count > len(answers) else None
+    sure = [each for each in answers if each != UNSURE] or answers
+    (answer, count), *_ = Counter(sure).most_common(1)
+    return answer if 2 * count > len(sure) else None
 
 
 def consensus(by_reader: Mapping[str, Answers]) -> dict[str, str]:

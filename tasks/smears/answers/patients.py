@@ -6,6 +6,7 @@ parasites is the estimate for those that nobody has read.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -32,7 +33,11 @@ class PatientAnswer(StrEnum):
     CONFIRMED = "confirmed"
     REFUSED = "refused"
     UNSURE = "unsure"
+    DISPUTED = "disputed"
     OPEN = "open"
+
+
+DECIDED = (PatientAnswer.CONFIRMED, PatientAnswer.REFUSED)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ class Confirmation:
     """The persons' answer on a patient: of ``read`` cells, ``parasites`` are parasites.
 
     Shares are in [0, 1]; they are None with too few answers, or if error rates are unknown.
-    ``readers`` have read cells of the patient, the last one at ``read_at``.
+    ``readers`` have read cells of the patient, the last one at ``read_at``; of a decided patient,
+    those who said so.
     """
 
     answer: PatientAnswer
@@ -94,7 +100,12 @@ class Confirmation:
 
 
 def confirm(
-    suspect: Suspect, answers: Answers, positive: str, rates: ErrorRates | None, wanted: float
+    suspect: Suspect,
+    answers: Answers,
+    positive: str,
+    rates: ErrorRates | None,
+    wanted: float,
+    disputed: Collection[str] = (),
 ) -> Confirmation:
     """Interpret answers on a patient's cells.
 
@@ -107,25 +118,25 @@ def confirm(
     ones. With the share of the confirmed ones among them, they give a second estimate over all red
     cells, and the higher one counts. A refused patient is negative only where slides like these
     were measured, and even if all unread ones of that share are parasites.
-    ``answers`` are the majority's, by the cell's digest, and ``positive`` is that of a parasite.
+    ``answers`` are the majority's, by the cell's digest, and ``positive`` is that of a parasite;
+    ``disputed`` cells were read without a majority.
     ``rates`` are of the counting threshold; ``wanted`` is the parasitaemia (a share) that a
     negative call excludes.
     """
     order = suspect.order
     read = [image for image in order if image in answers]
     parasites = sum(answers[image] == positive for image in read)
+    differing = [image for image in order if image in disputed]
     answer = PatientAnswer.OPEN
     if parasites:
         answer = PatientAnswer.CONFIRMED
+    elif differing:
+        answer = PatientAnswer.DISPUTED
     elif len(read) == len(order) and order:
         unsure = any(answers[image] == UNSURE for image in read)
         answer = PatientAnswer.UNSURE if unsure else PatientAnswer.REFUSED
-    confirmation = Confirmation(answer, len(read), parasites)
-    if (
-        answer not in (PatientAnswer.CONFIRMED, PatientAnswer.REFUSED)
-        or rates is None
-        or not suspect.cells
-    ):
+    confirmation = Confirmation(answer, len(read) + len(differing), parasites)
+    if answer not in DECIDED or rates is None or not suspect.cells:
         return confirmation
     called = _true_calls(suspect, answers, positive)
     seen = _true_looking(suspect, answers, positive, called)
@@ -134,7 +145,7 @@ def confirm(
     low, high = interval(called.low, cells, sure)[0], interval(called.high, cells, sure)[1]
     middle = min(max(corrected(called.middle, cells, sure), low), high)
     low = max(low, _share(seen.low, everything, TAIL))
-    middle = max(middle, seen.middle / everything)
+    middle = max(low, middle, seen.middle / everything)
     high = max(high, _share(seen.high, everything, 1 - TAIL))
     call = Call.POSITIVE
     if answer == PatientAnswer.REFUSED:

@@ -30,7 +30,7 @@ DOUBTED = (
     "image_id", "uri", "slide_id", "patient_id", "label", "diagnosis", "label_probability",
 )  # fmt: skip
 PROBLEMS_SHOWN = 5
-COLUMNS = (*FROM_REPORT, "verdict", "status", "abnormal")  # that a sample of cells needs
+COLUMNS = (*FROM_REPORT, "verdict", "status", "abnormal", "kind")  # that a sample of cells needs
 
 
 class AnswerError(Exception):

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from tasks.reports.spreadsheet import csv_lines
-from tasks.smears.answers.patients import Confirmation, PatientAnswer
+from tasks.smears.answers.patients import DECIDED, Confirmation, PatientAnswer
 from tasks.smears.counting.call import Call, call_text
 
 Result = dict[str, Any]  # of a patient, or of the slide that stands for one; None: unknown
@@ -37,7 +37,9 @@ def result_of(row: Mapping[str, Any], persons: Confirmation | None, density: flo
     call, text = row["call"], call_text(row)
     readers: tuple[str, ...] = ()
     amounts = [row[f"parasites_per_microlitre{bound}"] for bound in ("", "_low", "_high")]
-    if persons and persons.answer in (PatientAnswer.CONFIRMED, PatientAnswer.REFUSED):
+    if persons and persons.answer not in DECIDED:
+        text += f"; {persons.answer} by {persons.by}"
+    elif persons:
         readers = persons.readers
         call = Call.POSITIVE if persons.answer == PatientAnswer.CONFIRMED else persons.call
         text = f"{persons.answer}: {persons.parasites} of {persons.read} cells read are parasites"

@@ -315,7 +315,7 @@ def suspects_text(row: Mapping[str, Any]) -> str:
             (cut, "cut off or touching others"),
             (looks - called - abnormal - cut, "not sure enough"),
         )
-        if n > 0
+        if n > 0 and row.get("call") != Call.UNREADABLE  # where nothing counts
     ]
     return f"{looks:,} {verb(looks, 'looks', 'look')} parasitized{': ' if parts else ''}" + (
         ", ".join(parts)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from tasks import types
-from tasks.smears.answers.patients import Confirmation
+from tasks.smears.answers.patients import DECIDED, Confirmation
 from tasks.smears.counting.call import Call, needs_text, photograph_text
 from tasks.smears.reports.called_cells import Patient, patient_of
 from tasks.smears.reports.night.counts import Row
@@ -51,8 +51,8 @@ LIGHTS = {
 SHEETS = {
     PERSON: (
         "Cells that a person should see",
-        "Unlike the other cells of their slide, so they are left out of every count. The most "
-        f"probable parasites come first, at most {MOST_OF_A_SLIDE} from one slide while other "
+        "Unlike the other cells of their slide: parasites, and what looks like them. The most "
+        f"probable ones come first, at most {MOST_OF_A_SLIDE} from one slide while other "
         "slides can fill the sheet.",
         False,
     ),
@@ -126,7 +126,10 @@ def batch_page(view: BatchView) -> str:
     places = {patient_of(each): f"slide-{n}" for n, each in reversed([*enumerate(shown)])}
     places |= {patient_of(each): f"patient-{n}" for n, each in enumerate(opened(patients))}
     odd, rows = odd_slides(slides), [*view.earlier, row][-NIGHTS_SHOWN:]
-    counts = Counter(view.patients["call"].to_pylist())
+    everybody = view.patients.select(["slide_id", "patient_id", "call"]).to_pylist()
+    counts = Counter(each["call"] for each in everybody)
+    decided = {key for key, each in view.answers.items() if each.answer in DECIDED}
+    waiting = Counter(each["call"] for each in everybody if patient_of(each) not in decided)
     return page.render(
         "batch.html",
         **{name: value for name, value in vars(view).items() if name not in {"slides", "patients"}},
@@ -134,7 +137,7 @@ def batch_page(view: BatchView) -> str:
         confirmed=calls.confirmed_text(view.answers.values()),
         day=page.day_text(row["batch_date"]),
         light=LIGHTS[types.Light(row["light"])],
-        needs=needs_text(counts),
+        needs=needs_text(waiting),
         **{
             kind: slides.take(pa.array(numbers[:ODD_SHOWN], pa.int64())).to_pylist()
             for kind, numbers in odd.items()

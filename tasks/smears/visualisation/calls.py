@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.smears.answers.patients import Confirmation, PatientAnswer
+from tasks.smears.answers.patients import DECIDED, Confirmation, PatientAnswer
 from tasks.smears.counting.call import (
     Call,
     call_text,
@@ -66,8 +66,11 @@ def positive_first(patients: pa.Table) -> pa.Table:
 
 def described(row: Mapping[str, Any], answers: Mapping[Patient, Confirmation]) -> dict[str, Any]:
     """Describe a row of the report on patients for the page, with the persons' answer."""
-    key = patient_of(row)
-    return call_of(row) | {"key": key, "name": patient_name(row), "persons": answers.get(key)}
+    key, made = patient_of(row), call_of(row)
+    persons = answers.get(key)
+    if persons and persons.answer in DECIDED and row["call"] == Call.SUSPECTED:
+        made["sentence"] = made["suspects"]  # no person must decide any more
+    return made | {"key": key, "name": patient_name(row), "persons": persons}
 
 
 def patient_name(row: Mapping[str, Any]) -> str:
@@ -193,7 +196,7 @@ def patient_sheet(
         "patient.html",
         title=patient_name(patient),
         day=page.day_text(patient["batch_date"]),
-        answer=call_of(patient),
+        answer=described(patient, {patient_of(patient): persons} if persons else {}),
         persons=persons,
         cells=cells[:CELLS],
         thumbnails=thumbnails,

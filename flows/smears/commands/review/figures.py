@@ -102,8 +102,8 @@ def patient_figures(suspects: Suspects) -> list[ToldFigure]:
         return []
     rows = [
         ToldFigure(name=f"patients {answer}", value=float(n), cells=n)
-        for answer in (PatientAnswer.CONFIRMED, PatientAnswer.REFUSED, PatientAnswer.UNSURE)
-        if (n := sum(each == answer for each in answers.values()))
+        for answer in PatientAnswer
+        if answer != PatientAnswer.OPEN and (n := sum(each == answer for each in answers.values()))
     ]
     minutes = sum(map(suspects.seconds, asked)) / 60
     rows.append(ToldFigure(name="minutes spent on these patients", value=minutes, cells=len(asked)))

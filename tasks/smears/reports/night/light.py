@@ -187,8 +187,8 @@ def _abnormal(row: Row, alpha: float) -> list[Finding]:
         findings.append((light, text))
     if row["discoveries"] >= DISCOVERIES_AMBER * scored and row["discoveries"] > 1:
         text = (
-            f"{row['discoveries'] / scored:.1%} of the scored images are abnormal, at most "
-            f"{DISCOVERY_LEVEL:.0%} of them by chance"
+            f"{row['discoveries'] / scored:.1%} of the scored images are surely abnormal: at most "
+            f"{DISCOVERY_LEVEL:.0%} of these are so by chance"
         )
         findings.append((Light.AMBER, text))
     return findings

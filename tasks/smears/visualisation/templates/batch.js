@@ -105,6 +105,12 @@
     Object.assign(canvas, { width: Math.max(1, width * by), height: Math.max(1, height * by) });
     canvas.getContext("2d").drawImage(image, cell.box.x * by, cell.box.y * by, width * by, height * by, 0, 0, canvas.width, canvas.height);
     panel.replaceChildren(canvas, element("p", cell.said));
+    if (!keeper(cell.image_id)) return;
+    for (const [key, text] of [["p", "parasitized"], ["u", "uninfected"]]) {
+      const button = Object.assign(element("button", ` ${text}`), { type: "button", onclick: () => viewer.mark(key) });
+      button.prepend(element("kbd", key));
+      panel.append(button);
+    }
   }
 
   // The mark of a cell among the likeliest parasites, which the page saves.
@@ -139,7 +145,7 @@
       dialog.showModal();
       viewer.open({
         source: { type: "image", url: image.src }, width: Number(width), height: Number(height),
-        microns: Number(microns) || null, red_cell: Number(redCell) || null, walk, mark,
+        microns: Number(microns) || null, red_cell: Number(redCell) || null, walk, mark: document.getElementById("called") && mark,
         load: async () => ({ cells }), choose: (cell, panel) => choose(cell, panel, image),
       });
     });

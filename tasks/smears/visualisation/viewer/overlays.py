@@ -104,10 +104,11 @@ def contour_of(
 def priority_of(chance: Any, cut: Any, other: Any) -> Any:
     """Compute how early the viewer's keys come to a cell, larger first; or of arrays of cells.
 
-    Red cells are ordered by the probability ``chance`` of "Parasitized". After them come cells that
-    the border ``cut`` off, and after these ``other`` things, such as white cells.
+    Red cells that look parasitized come before those that do not, and of each those that are whole
+    before those ``cut`` off or covered, in the order of the probability ``chance`` of
+    "Parasitized". ``other`` things, such as white cells, are last.
     """
-    return chance - 1.0 * cut - 2.0 * other
+    return 2.0 * (chance >= 0.5) - 1.0 * cut + chance - 4.0 * other
 
 
 def field_picture(
@@ -126,9 +127,11 @@ def field_picture(
 def _said(row: Mapping[str, Any]) -> str:
     if row["status"] != ImageStatus.SCORED:
         return "not read"
-    words = "white cell" if row.get("kind") == CellKind.WHITE else page.shortened(row["diagnosis"])
-    chance = row.get(f"probability_{row['diagnosis']}")
-    parts = [words if chance is None else f"{words} {chance:.0%}"]
+    parts, chance = [page.shortened(row["diagnosis"])], row.get(f"probability_{row['diagnosis']}")
+    if row.get("kind") == CellKind.WHITE:
+        parts = ["white cell"]
+    elif chance is not None:
+        parts[0] += f" {chance:.0%}"
     if row.get("abnormality") is not None:
         parts.append(f"abnormality {page.number_text(row['abnormality'])}")
         parts.append(f"p {page.p_text(row['p_value'])}")

@@ -253,5 +253,5 @@ function makeViewer(root) {
     if (keys[event.key] && item()) actions[keys[event.key]]();
     if (event.key === "p" || event.key === "u") mark(event.key);
   });
-  return { open, refresh, go, choose, dress, get cells() { return cells; }, get seadragon() { return seadragon; }, seen };
+  return { open, refresh, go, choose, dress, mark, get cells() { return cells; }, get seadragon() { return seadragon; }, seen };
 }

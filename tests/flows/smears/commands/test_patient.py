@@ -39,6 +39,7 @@ def test_what_readers_have_said_stands_on_it(settings: Settings, tmp_path: Path)
     session, _ = open_session(store, batch, limit=9, per_slide=99, unmarked=0.25)
     for image in Suspects(session, None, 0.01).asked[0].order:
         session.answer("Ada", image, "Uninfected", 1.0)
+    session.answer("Cy", image, "unsure", 1.0)  # who has refused nobody
     made = patient(PatientSheet(name="p0", batch="night", to=str(tmp_path / "p0.html")), settings)
     assert made.persons
     assert made.persons.startswith("refused by Ada, 20")

@@ -13,6 +13,8 @@ def test_readers_who_differ_have_no_consensus_until_a_third_decides() -> None:
     three = {"Ada": ada, "Ben": ben, "Cleo": {"2": "u"}}
     assert discordant(three) == []
     assert consensus(three)["2"] == "u"
+    unsure = {"Ada": ada, "Eve": {"1": "unsure", "4": "unsure"}}
+    assert (discordant(unsure), consensus(unsure)) == ([], ada | {"4": "unsure"})
     assert discordant({"Ada": ada}) == []
     assert majority([]) is None
 

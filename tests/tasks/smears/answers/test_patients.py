@@ -49,6 +49,13 @@ def test_one_parasite_confirms_and_none_among_all_refuses(
     assert found(suspect(3), *answers).answer == answer  # type: ignore[attr-defined]
 
 
+def test_a_cell_on_which_readers_differ_disputes_a_patient_without_certain_parasites() -> None:
+    one, *rest = suspect(3).order
+    for each, answer in ((U, PatientAnswer.DISPUTED), (P, PatientAnswer.CONFIRMED)):
+        told = confirm(suspect(3), dict.fromkeys(rest, each), P, None, 0.01, {one})
+        assert (told.answer, told.read) == (answer, 3)
+
+
 def test_the_count_is_that_of_the_parasites_that_persons_see() -> None:
     half = confirm(suspect(8), dict(zip(suspect(8).order, [P, U] * 4, strict=True)), P,
                    RATES.counting, 0.01)  # fmt: skip

@@ -18,7 +18,7 @@ def report(cells: int, flagged: int) -> pa.Table:
             "p_value": 0.001 if i < flagged else 0.5,
             "review_reason": "abnormal" if i < flagged else None,
             "verdict": "review" if i < flagged else "accept",
-            "status": "scored",
+            **{"status": "scored", "kind": "red"},
             "abnormal": i < flagged,
         }
         for i in range(cells)

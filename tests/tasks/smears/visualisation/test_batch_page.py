@@ -41,7 +41,7 @@ def test_the_page_says_what_the_night_was(page: str) -> None:
     assert "Batch night" in said
     assert "7 March 2026" in said
     assert f"{night.row['images']:,}" in said
-    assert f"{night.row['abnormal']:,} cells; 5% expected" in said
+    assert f"{night.row['abnormal']:,} cells; at most 5% expected" in said
     for reason in night.row["reasons"]:
         assert reason in said
     assert "damaged" in said

@@ -148,7 +148,7 @@ def test_keys_walk_mark_and_measure_cells(store_with_model: Store, tmp_path: Pat
         page.goto(f"{address}by/Ada")
         press(page, "v", "next cell")
         page.locator("path.picked").wait_for()  # the cell that was opened
-        for key, (x, y) in zip("nnnnb", [places[i] for i in (2, 1, 3, 0, 3)], strict=True):
+        for key, (x, y) in zip("nnnnb", [places[i] for i in (2, 0, 1, 3, 1)], strict=True):
             page.keyboard.press(key)
             page.locator(f"path.picked[d^='M {x} {y} ']").wait_for()
             moved = page.locator("#viewer .contours g").get_attribute("transform")

@@ -235,7 +235,7 @@ def test_a_photograph_that_failed_counts_as_much_as_one_with_all_its_cells() -> 
         ),
         ({"shift": -0.8}, "amber", "cells as a whole are less abnormal"),
         ({"shift": -2.0}, "amber", "cells as a whole are less abnormal"),
-        ({"other": 0.02}, "amber", "are abnormal, at most 10% of them by chance"),
+        ({"other": 0.02}, "amber", "are surely abnormal: at most 10% of these are so by chance"),
         ({"failed": 0.002, "each": 100}, "amber", " images failed (0."),
         ({"failed": 0.05}, "amber", " images failed (5."),
         ({"failed": 0.5}, "red", " images failed ("),
