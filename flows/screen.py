@@ -23,7 +23,7 @@ from storage.batches.manifests import Batch, find_batch, load_batch
 from storage.leases import Lease, LeaseLostError
 from storage.models import classifiers, detectors, tunings
 from storage.reports import tables
-from storage.store import Store
+from storage.store import Store, StoreError
 from tasks.words import counted
 
 
@@ -90,6 +90,7 @@ def screen(options: Screen, settings: Settings) -> ScreenOutcome:
     """Screen a batch, and publish its report on images; the outcome says what failed."""
     started = time.monotonic()
     with lease_batch(Store(settings.store), options.batch, wait=options.wait) as held:
+        refuse_another(held.store, options)
         images, detector = GivenImages(options.images, options.limit), chosen(held.store, options)
         card = detectors.load_model_of(held.store, detector)
         screened = begin(held.store, options, settings, detector, card, images)
@@ -139,6 +140,20 @@ def chosen(store: Store, options: Screen) -> detectors.DetectorCard:
     wanted = options.detector
     of_batch = (each for each in kept if wanted in (None, each, detectors.name_of(each)))
     return detectors.load_detector_card(store, next(of_batch, wanted), console.warn)
+
+
+def refuse_another(store: Store, options: Screen) -> None:
+    """Raise StoreError if another detector has made the report, which only force replaces."""
+    if options.force or (batch := find_batch(store, options.batch)) is None:
+        return
+    digest = tables.report_digest(store, tables.report_path(batch.name, batch.batch_date))
+    seals = ledger.list_seals(store, batch, console.warn)
+    by = [seal.detector for seal in seals if seal.report_digest == digest]
+    if by and (name := chosen(store, options).name) not in by:
+        raise StoreError(
+            f"the report of batch {options.batch} was made by {by[0]}: --force replaces it by one "
+            f"of {name}, or give another --batch"
+        )
 
 
 def _screened_by(store: Store, name: str) -> Iterator[str]:

@@ -15,7 +15,6 @@ SPELT = "spelt "  # marks one that a person writes otherwise than Python could, 
 Attack = Literal["fgsm", "pgd"]
 ATTACKS: list[Attack] = list(get_args(Attack))
 NONE: list[str] = []
-Into = Literal["cells", "tiles"]
 TakenAs = Literal["cells", "fields", "slides"]
 SlideIs = Literal["file", "folder"]
 
@@ -145,26 +144,17 @@ class Retract(Options):
 
 
 class Segment(Options):
-    """Cut photographs and slides into cells or tiles, and list these in a manifest."""
+    """Cut photographs and slides into cells, and list these in a manifest."""
 
     images: Images = Field(description=f"photographs and slides: {SOURCES}")
     name: str = Field(description="name of this segmentation")
-    into: Into = Field("cells", description="cells, found in each field; or a grid of tiles")
     slide_is: SlideAs = "folder"
     microns_per_pixel: Microns = None
     limit: int | None = Field(None, ge=1, description="use at most N sources")
     wait: Wait = False
-    tile: int = Field(256, ge=16, le=8192, description="side of a tile in pixels")
-    overlap: int = Field(0, ge=0, description="of neighbouring tiles in pixels")
     finder: str = Field(
         "outlines", description="the finder of cells: outlines, or module:function of your own"
     )
-
-    @model_validator(mode="after")
-    def _less(self) -> Self:
-        if self.overlap >= self.tile:
-            raise ValueError(f"--overlap {self.overlap} must be less than --tile {self.tile}")
-        return self
 
 
 class OfANight(Options):

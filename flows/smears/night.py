@@ -20,7 +20,7 @@ from flows.nightly import run_name, take_night
 from flows.options.flows import Nightly, Screen
 from flows.outcome import table
 from flows.prefect.decorators import flow
-from flows.screen import ScreenOutcome, begin, chosen, outcome_of, screen_batch
+from flows.screen import ScreenOutcome, begin, chosen, outcome_of, refuse_another, screen_batch
 from flows.settings import Settings
 from flows.smears.call import CallOutcome, call_screened
 from flows.smears.stages import written_pages
@@ -112,6 +112,7 @@ def screen_sources(
 ) -> NightOutcome:
     """Screen sources, whose slides are named below ``root`` where that is given; see `screen`."""
     with lease_batch(Store(settings.store), options.batch, wait=options.wait) as held:
+        refuse_another(held.store, options)
         return screen_held(held, options, settings, root)
 
 

@@ -1,4 +1,4 @@
-"""Run the flow `segment`: photographs and slides -> a manifest of cells or tiles to screen."""
+"""Run the flow `segment`: photographs and slides -> a manifest of cells to screen."""
 
 import time
 
@@ -9,7 +9,7 @@ from flows.prefect.decorators import flow
 from flows.prefect.runs import in_deployment
 from flows.settings import Settings
 from flows.smears.stages.segmentation import cells_of_fields, cut_up
-from storage.smears.segmentations import Cutting, CutUp, manifest_address, read_segmented
+from storage.smears.segmentations import CutUp, manifest_address, read_segmented
 from storage.store import Store
 from tasks.images.listing import as_given
 from tasks.smears.segmentation.finders import OUTLINES
@@ -85,11 +85,7 @@ def _refuse_foreign_code(finder: str) -> None:
 def segment(options: Segment, settings: Settings) -> SegmentOutcome:
     """Cut sources up; those that cannot be read have a row in the manifest that says why."""
     _refuse_foreign_code(options.finder)
-    if options.into == "tiles":
-        shared = {"into", "microns_per_pixel", "tile", "overlap"}
-        cutting = Cutting(**options.model_dump(include=shared))
-    else:
-        cutting = cells_of_fields(settings, options.microns_per_pixel, options.finder)
+    cutting = cells_of_fields(settings, options.microns_per_pixel, options.finder)
     started = time.monotonic()
     store = Store(settings.store)
     repeated = read_segmented(store, options.name) is not None

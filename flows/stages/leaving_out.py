@@ -160,9 +160,10 @@ def _floor_card(normals: own_normal.OwnNormal | None) -> detectors.FloorCard | N
 def _same(
     made: detectors.DetectorCard, settings: Settings, card: classifiers.ModelCard, lineage: Lineage
 ) -> bool:
-    wanted = (None, card.digest, lineage.version, settings.alpha, settings.uncertain_below)
-    names = ("parent", "model_digest", "statistics_version", "alpha", "uncertain_below")
-    same = tuple(getattr(made, name) for name in names) == wanted
+    # What comes along has a version of its own maker's statistics, with other images.
+    wanted = {"parent": None, "model_digest": card.digest, "statistics_version": lineage.version}
+    wanted |= settings.model_dump(include={"alpha", "uncertain_below"}) | {"images": lineage.images}
+    same = made.model_dump(include=set(wanted)) == wanted
     return same and (made.counting is None or made.counting.cells == settings.counting_cells)
 
 

@@ -102,12 +102,17 @@ def newest_batches(
 ) -> Iterator[tuple[dict[str, Any], datetime]]:
     """Yield the row of every wanted batch that is not withdrawn, and its time, newest first."""
     for folder in reversed(store.names("reports", BATCHES)):
-        for name in reversed(store.names("reports", BATCHES, folder)):
-            if wanted(name.removesuffix(".parquet")):
-                file = "/".join(("reports", BATCHES, folder, name))
-                for rows in records.read_readable(partial(read_table, store), [file], on_damage):
-                    for row in rows.to_pylist(maps_as_pydicts="strict"):
-                        yield row, store.modified(file)
+        names = store.names("reports", BATCHES, folder)
+        files = [
+            "/".join(("reports", BATCHES, folder, name)) for name in names if wanted(name[:-8])
+        ]
+        found = [
+            (row, store.modified(file))
+            for file in files
+            for rows in records.read_readable(partial(read_table, store), [file], on_damage)
+            for row in rows.to_pylist(maps_as_pydicts="strict")
+        ]
+        yield from sorted(found, key=lambda pair: pair[0]["scored_at"], reverse=True)
 
 
 def rows_by_shard(store: Store, batch: Batch) -> Iterator[tuple[Shard, pa.Table]]:

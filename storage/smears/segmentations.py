@@ -27,7 +27,6 @@ SOURCES, PLACES = "sources.parquet", "places.parquet"
 MANIFEST, FIELDS = "manifest.parquet", "fields.parquet"
 STARTED, DONE = "segmentation.json", "segmented.json"
 
-Into = Literal["cells", "tiles"]
 SlideIs = Literal["file", "folder"]
 TakenAs = Literal["cells", "fields", "slides"]
 SORT = "sort"  # column of the sources with the kind of each, if known
@@ -48,15 +47,11 @@ PLACE_SCHEMA = pa.schema(
 class Cutting(records.Entry):
     """The settings for cutting up sources; lengths are pixels of a source's full size.
 
-    ``microns_per_pixel`` applies to slides whose file does not state it. ``tile`` and ``overlap``
-    apply to tiles; the ``finder``, and the ``least_sharpness`` and ``most_packed`` of the fields of
-    a slide that are searched, apply to cells.
+    ``microns_per_pixel`` applies to slides whose file does not state it; fields of a slide are
+    searched that have the ``least_sharpness``, and are ``most_packed``.
     """
 
-    into: Into
     microns_per_pixel: float | None
-    tile: int = 0
-    overlap: int = 0
     finder: str = "outlines"
     least_sharpness: float = 0.0
     most_packed: float = 1.0

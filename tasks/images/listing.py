@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from tasks.images import manifest, names, sorted_rows
@@ -39,6 +40,7 @@ NOT_UTF_8 = "unreadable: the name of the file is not UTF-8: rename it"
 LISTED = ("uri", "failure", "size", "label", "slide_id", "patient_id", "acquired_at")
 MACOSX = "__MACOSX"  # a folder of an archive
 HIDDEN, OTHER = "hidden", "no picture"
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*")  # of files by JPEG, PNG, TIFF
 KINDS_NAMED = 5  # of omitted files
 PART = 2**11  # files
 Sources = str | Sequence[str]  # one source or several
@@ -173,7 +175,10 @@ class _Listing:
                 )
             # A hidden file that a pattern names is wanted, and so is a source in a hidden folder.
             below = path.removeprefix(listed.above) if listed.above else parts_of(path)[-1]
-            if (why := self._why_not(below)) is not OTHER:
+            why = self._why_not(below)
+            if why is OTHER and not _is_hidden(below) and _is_picture(listed.fs, path):
+                why = "left_out: a picture by another name: rename it"
+            if why is not OTHER:
                 yield str(listed.fs.unstrip_protocol(path)), path, size, why
             else:
                 others[self._kind(below)] += 1
@@ -248,6 +253,13 @@ class _Listing:
         failure = left_out if readable == uri else NOT_UTF_8
         label = self.classes.of(as_text(folder))
         return readable, failure, size, label, name.slide_id, name.patient_id, name.acquired_at
+
+
+def _is_picture(fs: Any, path: str) -> bool:
+    if not isinstance(fs, LocalFileSystem):  # where each look is a request
+        return False
+    with fs.open(path) as file:
+        return bool(file.read(4).startswith(BEGINNINGS))
 
 
 def _is_hidden(path: str) -> bool:

@@ -320,18 +320,15 @@ def test_a_manifest_of_ours_is_the_only_source_of_a_batch(images: Path, ready: S
         screen.fn(Screen(images=[review, str(images / "night")], batch="mixed"), ready)
 
 
-def test_another_detector_scores_the_same_features_again_without_the_images(
-    images: Path, ready: Settings, tmp_path: Path
-) -> None:
-    night = tmp_path / "night"
-    shutil.copytree(images / "night", night)
+def test_another_detector_replaces_a_report_by_force(images: Path, ready: Settings) -> None:
+    night = images / "night"
     a = screen.fn(Screen(images=str(night), batch="night"), ready)
     strict = ready.model_copy(update={"alpha": 0.01})
     later = fit.fn(Fit(images=str(images / "smears"), batch="first"), strict)
-    shutil.rmtree(night)
     again = screen.fn(Screen(images=str(night), batch="night"), ready)
     assert (again.detector, again.repeated) == ("m-v0001", True)  # a batch keeps its detector
-    b = screen.fn(Screen(images=str(night), batch="night", detector=later.detector), ready)
+    wanted = Screen(images=str(night), batch="night", detector=later.detector, force=True)
+    b = screen.fn(wanted, ready)
     assert (a.detector, b.detector) == ("m-v0001", "m-v0001-2")
     assert b.report == a.report
     assert b.abnormal <= a.abnormal

@@ -110,7 +110,8 @@ def run(command: str, settings: Settings) -> None:
 def abnormality(settings: Settings, night: Path) -> dict[str, float]:
     """By file, after screening the night again with the newest detector."""
     newest = load_detector_card(Store(settings.store)).name
-    outcome = screen.fn(Screen(images=str(night), batch="night", detector=newest), settings)
+    wanted = Screen(images=str(night), batch="night", detector=newest, force=True)
+    outcome = screen.fn(wanted, settings)
     rows = duckdb.sql(f"SELECT uri, abnormality FROM '{outcome.report}'").fetchall()
     return {uri.partition("/night")[2]: value for uri, value in rows}
 

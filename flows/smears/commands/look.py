@@ -57,6 +57,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         if options.to
         else Path(tempfile.mkdtemp(prefix="slidewatch-")) / f"{batch_name(options.photo)}.html"
     )
+    page.parent.mkdir(parents=True, exist_ok=True)
     opened = api.store_of(settings)
     with moving("getting ready"), closing(opened.detector(options.detector)) as detector:
         seen = detector.look(

@@ -6,7 +6,7 @@ from typing import Any
 
 from flows.commands.written import to_write, written
 from flows.options.tools import Export, PatientSheet
-from flows.outcome import Outcome, table
+from flows.outcome import Outcome, quoted, table
 from flows.settings import Settings, UsageError
 from flows.smears.jobs.drawings import DrawingJob, draw, draw_thumbnail, find_refs, places_jobs
 from flows.smears.stages.answers import answers_on
@@ -41,7 +41,7 @@ class PatientOutcome(Outcome):
         rows: list[tuple[str, object]] = [
             (name, text) for name, text in (known | {"file": self.file}).items() if text
         ]
-        return f"patient {self.patient} of batch {self.batch}\n{table(rows)}"
+        return f"patient {quoted(self.patient)} of batch {self.batch}\n{table(rows)}"
 
 
 def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:

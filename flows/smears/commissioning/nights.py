@@ -145,28 +145,30 @@ def refuse_positive(
 
     A laboratory's healthy cells may be counted more often than those of fitted ones. So slides
     ``given`` one by one are refused only where as many count on healthy slides of hardly any
-    laboratory. Nobody has looked at each slide if ``all`` are given.
+    laboratory. Nobody has looked at each slide if ``all`` are given: each has to be as usual, too.
     """
     is_all = learned.ALL in given
-    if is_all:
-        known = load_error_rates(store, detector)
-    else:
-        known = interpreter_elsewhere(store, detector, 0.0).rates if given else None
-    if known is None:
+    far = interpreter_elsewhere(store, detector, 0.0).rates if given else None
+    known = load_error_rates(store, detector) if is_all else far
+    if known is None or far is None:
         return
-    place = int(np.argmin(np.abs(THRESHOLDS - known.counting.log_odds)))
-    pairs = list(zip(errors.false[:, place].tolist(), errors.negatives.tolist(), strict=True))
-    slides = sum(cells > 0 for _, cells in pairs)
-    many = sum(called for called, _ in pairs) >= MOST_HEALTHY * max(sum(errors.negatives), 1)
-    least = LEAST_CHANCE / max(slides, 1) if is_all else RARE
+    called, called_far = (
+        errors.false[:, int(np.argmin(np.abs(THRESHOLDS - each.counting.log_odds)))].tolist()
+        for each in (known, far)
+    )
+    slides = np.count_nonzero(errors.negatives)
+    many = sum(called) >= MOST_HEALTHY * max(sum(errors.negatives), 1)
     strange = [
-        (called / cells, name)
-        for name, (called, cells) in zip(errors.slides, pairs, strict=True)
+        (n / cells, name)
+        for name, n, n_far, cells in zip(
+            errors.slides, called, called_far, errors.negatives.tolist(), strict=True
+        )
         if cells
         and (is_all or json.loads(name)[-1] in given)  # others have cells that are labelled healthy
         and (
-            chance_of_blank(called, cells, known.counting) < least
-            or (is_all and many and called >= MOST_HEALTHY * cells)
+            chance_of_blank(n_far, cells, far.counting) < RARE
+            or (is_all and chance_of_blank(n, cells, known.counting) < LEAST_CHANCE / slides)
+            or (is_all and many and n >= MOST_HEALTHY * cells)
         )
     ]
     if strange:

@@ -1,4 +1,4 @@
-"""Turn photographs and slides into images, cells or tiles, as units of work.
+"""Turn photographs and slides into images of cells, as units of work.
 
 First every source is surveyed for its kind and its fields of view. Then every field is searched.
 A source or field that cannot be read becomes a row that says why.
@@ -25,13 +25,10 @@ from tasks.smears.segmentation.field_of_view import (
     box_of,
     cells_of_place,
     finite,
-    tiles_of_place,
 )
 from tasks.smears.segmentation.finders import Finder, load_finder
 from tasks.smears.segmentation.finding import find_roughly
 from tasks.smears.segmentation.survey import survey
-
-TILED_AT = 0.25  # microns per pixel if a slide does not say; tiles do not depend on it
 
 
 @dataclass(frozen=True)
@@ -137,11 +134,7 @@ def _survey_source(job: SurveyJob, row: int, source: Row, *, kills: bool) -> Ite
             yield (about | box_columns((0, 0, *size)) | {"level": 0, "kind": "field"})
             return
         about |= {"source_id": digest_of_file(uri).hex()}
-        given = job.cutting.microns_per_pixel
-        slide = opened_slides.open_slide(uri)
-        if job.cutting.into == "tiles":
-            given = given or slide.microns_per_pixel or TILED_AT
-        surveyed = survey(slide, given)
+        surveyed = survey(opened_slides.open_slide(uri), job.cutting.microns_per_pixel)
     except Exception as error:  # a source must never stop the others, whatever it raises
         yield about | {"failure": _reason(error)}
         return
@@ -169,16 +162,12 @@ def _search_place(
 ) -> tuple[Row, list[Row]]:
     """Search a field; return its row of the table of fields and the rows of its images."""
     field = {name: place.get(name) for name in segmentations.FIELD_SCHEMA.names}
-    if cutting.into == "cells":
-        field |= {"cells": 0, "white_cells": 0, "cells_at_border": 0}
+    field |= {"cells": 0, "white_cells": 0, "cells_at_border": 0}
     if place["failure"] is not None:
         return field, [_failed(place, place["source_uri"])]
     try:
         if kills:
             raise BadImageError("killed_worker", "this field alone kills the worker that reads it")
-        if cutting.into == "tiles":
-            empty = place["kind"] == "empty"
-            return field, [] if empty else tiles_of_place(place, cutting.tile, cutting.overlap)
         if place["kind"] != "field":
             return field, []
         limits = cutting.least_sharpness, cutting.most_packed

@@ -46,7 +46,6 @@ def cells_of_fields(
 ) -> segmentations.Cutting:
     """Return the options for cutting cells out of fields, with the settings' limits of quality."""
     return segmentations.Cutting(
-        into="cells",
         microns_per_pixel=microns_per_pixel,
         finder=finder,
         least_sharpness=settings.field_limits.least_sharpness,
@@ -94,8 +93,7 @@ def cut_up(
         if done is not None:
             segmentations.discard_parts(store, name)  # a run may die right after completing it
             return done
-        if wanted.cutting.into == "cells":
-            try_finder(wanted.cutting.finder)  # before every worker reports the same error
+        try_finder(wanted.cutting.finder)  # before every worker reports the same error
         with open_client(settings) as client:
             with telemetry.stage("survey"):
                 _survey(client, store, frozen)
@@ -155,7 +153,11 @@ def _with_slides(
     names, of_files = (
         names_of_slides(uris[:cut], _folder_of_all(root), by, alone) for by in (slide_is, "file")
     )
-    folders = {name for name, of_file in zip(names, of_files, strict=True) if name != of_file}
+    folders = {
+        name
+        for name, of_file in zip(names, of_files, strict=True)
+        if name != of_file and name[0] != "."  # of which no photograph is read
+    }
     loose = [
         place
         for place, one in enumerate(alone)
@@ -185,11 +187,14 @@ def _with_slides(
 
 
 def _name_of(images: str | list[str]) -> str | None:
-    """Name the folder or archive that was given; None if it is neither."""
+    """Name the folder or archive that was given, or that of a pattern; None if it is neither."""
     if not isinstance(images, str) or addresses.in_archive(images):
         return None
     fs, path = files.filesystem(images)
-    name = PurePosixPath(str(path).rstrip("/")).name
+    within = PurePosixPath(str(path).rstrip("/"))
+    if {*within.name} & {*addresses.GLOB} and not {*str(within.parent)} & {*addresses.GLOB}:
+        return within.parent.name
+    name = within.name
     ending = next((end for end in addresses.ARCHIVES if name.lower().endswith(end)), "")
     return name[: -len(ending)] if ending else name if fs.isdir(path) else None
 
@@ -227,7 +232,7 @@ def _survey(client: Client, store: Store, frozen: segmentations.Segmentation) ->
     done = segmentations.complete_parts(store, frozen.name, "surveys")
     cut = frozen.sources - frozen.cells
     starts = range(0, cut, SOURCES_A_JOB)
-    outlined = frozen.cutting.into == "cells" and frozen.cutting.finder == OUTLINES
+    outlined = frozen.cutting.finder == OUTLINES
     slides = segmentations.read_sources(store, frozen.name, 0, cut)["slide_id"].to_pylist()
     measured = to_measure(measured_together(slides)) if outlined else []
     jobs = [

@@ -12,7 +12,7 @@ ARCHIVES = {".zip": "zip"} | dict.fromkeys(
 )
 GLOB = "*?["  # characters of a pattern
 EXTENSIONS = frozenset(
-    {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".heic", ".heif"}
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".heic", ".heif"}
 )
 # Pictures that are not read: of other formats, and those that are not completely copied.
 UNREAD = frozenset({

@@ -51,7 +51,7 @@ def test_a_word_that_begins_with_a_dash_stands_behind_two() -> None:
         ("train --images i --workers 3", "Unknown option: --workers"),
         ("query a b", "Unused Tokens: ['b']"),
         ("query", "parameter SQL requires an argument"),
-        ("segment --images i --name n --into cell", '"cell" for --into. Choose from: "cells"'),
+        ("screen --images i --as cell", '"cell" for --as. Choose from: "cells"'),
         ("fit --images", "parameter --images requires an argument"),
         ("query a --seconds 3 --seconds 4", "--seconds specified multiple times"),
         ("patient -x", "a name that begins with - stands last, after --: slidewatch patient -- -x"),
@@ -103,7 +103,7 @@ def test_a_script_for_a_shell_knows_every_command_and_option(shell: Any) -> None
         (["scr"], {"screen"}),
         (["review", ""], {name.split()[1] for name in COMMANDS if name.startswith("review")}),
         (["screen", "--det"], {"--detector"}),
-        (["segment", "--into", ""], {"cells", "tiles"}),
+        (["screen", "--as", ""], {"cells", "fields", "slides"}),
     ],
 )
 def test_bash_completes_commands_options_and_words(typed: list[str], offered: set[str]) -> None:

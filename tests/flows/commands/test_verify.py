@@ -129,7 +129,7 @@ def full(store: Store) -> Store:
     store.remove("nights", "ward", "lease")
     cut = freeze_segmentation(
         store, "cut", manifest(2),
-        CutUp(images="photos/", limit=None, cutting=Cutting(into="cells", microns_per_pixel=None)),
+        CutUp(images="photos/", limit=None, cutting=Cutting(microns_per_pixel=None)),
         WHEN,
     )  # fmt: skip
     seal_segmentation(

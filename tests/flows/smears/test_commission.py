@@ -375,9 +375,10 @@ def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
         assert again.detector == "healthy-v0002"
     outcome = commission.fn(Commission(**at), lab)
     assert outcome.detector == outcome.learned.detector == "healthy-v0004"
-    # Another detector is used where it is said.
-    again = screen.fn(Screen(images=healthy, batch=outcome.batch, detector=parent), lab)
-    assert again.detector == parent
+    other = Screen(images=healthy, batch=outcome.batch, detector=parent)
+    with pytest.raises(StoreError, match=f"made by healthy-v0004: --force .* by one of {parent}"):
+        screen.fn(other, lab)
+    assert screen.fn(other.model_copy(update={"force": True}), lab).detector == parent
     assert verify(Verify(), lab).damaged == []
 
 

@@ -20,6 +20,7 @@ from flows.smears.night import screen
 from flows.smears.segment import FinderError, SegmentOutcome, segment
 from storage.smears.segmentations import FIELD_SCHEMA, segmentation_of
 from storage.store import Store, StoreError
+from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images
 from tasks.images.regions import find, image_refs
 from tests.support.dicom import write_dicom_slide
@@ -84,7 +85,7 @@ def test_each_cell_of_each_field_is_a_row(fields: Path, settings: Settings) -> N
 def test_other_options_are_another_segmentation(fields: Path, settings: Settings) -> None:
     segment.fn(Segment(images=str(fields), name="night"), settings)
     with pytest.raises(StoreError, match=r"started on .* with other options"):
-        segment.fn(Segment(images=str(fields), name="night", into="tiles"), settings)
+        segment.fn(Segment(images=str(fields), name="night", microns_per_pixel=0.1), settings)
     with pytest.raises(StoreError, match="or choose another name"):
         segment.fn(Segment(images=str(fields / "s1"), name="night"), settings)
     with pytest.raises(StoreError, match="slide is folder"):
@@ -171,33 +172,15 @@ def test_one_photograph_and_several_folders_are_sources(fields: Path, settings: 
         segment.fn(Segment(images=folders[::-1], name="both"), settings)
 
 
-def test_tiles_cover_a_photograph(fields: Path, settings: Settings) -> None:
-    outcome = segment.fn(
-        Segment(images=str(fields / "s1"), name="tiles", into="tiles", tile=256, overlap=56),
-        settings,
-    )
-    table = manifest_of(outcome)
-    covered = np.zeros((700, 900), int)
-    for row in table.to_pylist():
-        assert (row["width"], row["height"]) == (256, 256)
-        if row["source_uri"].endswith("0.png"):
-            covered[row["y"] : row["y"] + 256, row["x"] : row["x"] + 256] += 1
-    assert covered.min() == 1
-    (first, *_) = image_refs(table)
-    pixels = np.asarray(Image.open(fields / "s1" / "0.png"))
-    np.testing.assert_array_equal(np.asarray(find(first).image()), pixels[:256, :256])
-    assert set(table["kind"].to_pylist()) == {"tile"}
-
-
 def test_a_folder_of_photographs_is_one_patient_and_loose_ones_are_counted_aloud(
     fields: Path, tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def slides(name: str) -> set[str]:
-        found = segment.fn(Segment(images=str(tmp_path / "ann"), name=name), settings)
+    def slides(name: str, source: str = "ann") -> set[str]:
+        found = segment.fn(Segment(images=str(tmp_path / source), name=name), settings)
         return set(manifest_of(found)["slide_id"].to_pylist())
 
     shutil.copytree(fields / "s1", tmp_path / "ann")
-    assert slides("one") == {"ann"}
+    assert slides("one") == slides("pattern", "ann/*.png") == {"ann"}
     assert "2 photographs in one folder: taken for one patient, ann" in capsys.readouterr().err
     shutil.copytree(fields / "s1", tmp_path / "ann" / "bob")
     assert slides("three") == {"0", "1", "bob"}
@@ -209,11 +192,9 @@ def test_the_levels_of_a_dicom_slide_are_one_source(tmp_path: Path, settings: Se
     rows, columns = np.indices((700, 900))
     pixels = np.stack([rows % 256, columns % 256, 120 + 0 * rows], axis=2).astype(np.uint8)
     files = write_dicom_slide(tmp_path / "night", pixels, levels=3)
-    outcome = segment.fn(
-        Segment(images=str(tmp_path / "night"), name="dicom", into="tiles"), settings
-    )
+    outcome = segment.fn(Segment(images=str(tmp_path / "night"), name="dicom"), settings)
     assert outcome.sources == 1
-    assert set(manifest_of(outcome)["source_uri"].to_pylist()) == {files[0].as_uri()}
+    assert {row["source_uri"] for row in fields_of(settings, "dicom")} == {files[0].as_uri()}
 
 
 def test_a_finder_of_ones_own(
@@ -392,10 +373,8 @@ def test_a_deployment_names_no_code_that_its_worker_has_not_allowed(
     with pytest.raises(FinderError, match="'finders' in the settings of this machine's worker"):
         segment.fn(Segment(images=str(fields), name="own", finder=own), allowed_by_the_caller)
     monkeypatch.setenv("SLIDEWATCH_FINDERS", f'["{own}"]')
-    with pytest.raises(ValueError, match="--overlap"):  # which is looked at next
-        segment.fn(
-            Segment(images=str(fields), name="own", finder=own, tile=16, overlap=16), settings
-        )
+    with pytest.raises(SourceError, match="nowhere"):  # which is looked at next
+        segment.fn(Segment(images="nowhere", name="own", finder=own), settings)
 
 
 def test_whole_red_cells_of_a_healthy_persons_field_are_healthy(

@@ -16,6 +16,7 @@ from storage.reports import tables
 from storage.smears.schemas import batches
 from storage.smears.schemas.batches import read_batches_before
 from storage.store import Store, StoreError, digest_of
+from tasks.images.manifest import with_column
 from tests.support.batches import freeze
 from tests.support.reports import SCHEMA, publish_report
 
@@ -206,6 +207,15 @@ def test_a_report_says_which_attempt_it_is_of(store: Store) -> None:
     assert tables.published_batch(store, "night") == first
     publish_report(store, path, tables.of_attempt(SCHEMA, 2), [rows(DAYS[0])])
     assert tables.published_batch(store, "night") == second
+
+
+def test_the_newest_batch_of_a_day_is_the_one_that_was_scored_last(store: Store) -> None:
+    for n, batch in enumerate("ba", 1):
+        path = tables.report_path(batch, DAYS[0], tables.BATCHES)
+        row = with_column(batch_row(batch, DAYS[0]), "scored_at", [datetime.fromtimestamp(n, UTC)])
+        publish_report(store, path, batches.BATCH_SCHEMA, [row])
+    named = tables.newest_batches(store, lambda _: True)
+    assert [row["batch"] for row, _ in named] == ["a", "b"]
 
 
 def test_a_report_cut_short_is_named_and_left_out_of_what_a_night_is_compared_with(

@@ -143,6 +143,13 @@ def test_what_is_no_picture_is_left_out_and_a_picture_that_is_not_read_fails_alo
     assert said.endswith("no image's: 2 .vsi, 1 .part, 1 .txt, 1 no extension")
 
 
+def test_a_picture_by_another_name_fails_aloud(tmp_path: Path) -> None:
+    for name in ("1.jfif", "2", "3.bak", "notes"):
+        (tmp_path / name).write_bytes(b"notes" if name == "notes" else b"\xff\xd8\xff\xe0")
+    one, *others = list_images(str(tmp_path))["failure"].to_pylist()
+    assert (one, others) == (None, ["left_out: a picture by another name: rename it"] * 2)
+
+
 def test_labels_are_the_folder_directly_above(put_anywhere: Callable[..., str]) -> None:
     members = {
         "cells/Parasitized/1.png": b"",

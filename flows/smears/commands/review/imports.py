@@ -25,6 +25,7 @@ from flows.smears.stages.answers import BatchAnswers
 from storage import leases
 from storage.batches.manifests import Batch, find_rows
 from storage.models.classifiers import ModelCard, load_card
+from storage.models.statistics import latest_statistics
 from storage.parquet import iterate_groups
 from storage.records import now
 from storage.reports.tables import published_batch, report_path
@@ -215,6 +216,8 @@ def _commands(store: Store, card: ModelCard, labels: Labels) -> list[str]:
         for name in fitted_from(store, card.name, labels.batch)
         if name != batch
     ]
+    if latest_statistics(store, card.name) is None:  # a fit would forget what its maker fitted
+        return []
     images = store.address(*labels.path)
     return [*retract, shell_command("fit", "--images", images, "--batch", batch, *end)]
 

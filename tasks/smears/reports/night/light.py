@@ -239,7 +239,7 @@ def signed_distance(counts: Integers) -> float:
 
     Positive if the low bins hold too much, so that images are too abnormal.
     """
-    gaps = np.cumsum(counts / counts.sum() - UNIFORM)
+    gaps = np.cumsum(counts / max(counts.sum(), 1) - UNIFORM * counts.any())
     return float(gaps[np.argmax(np.abs(gaps))])
 
 

@@ -66,6 +66,8 @@ def test_a_patient_said_to_be_negative_by_name_may_look_worse_but_not_infected(
         laboratory.LaboratoryError, match=r"1 of 3 .*: P1 1\d.\d%. Look .* out of --neg"
     ):
         nights.refuse_positive(store, BATCH, DETECTOR, counts(1, [0.005, 0.15, 0.02]), names)
+    with pytest.raises(laboratory.LaboratoryError, match="P1 1"):  # nor with all
+        nights.refuse_positive(store, BATCH, DETECTOR, counts(1, [0.005, 0.15, 0.02]), ("all",))
     for others in ((), ("P0", "P2")):  # P1 has cells that are labelled healthy, and nobody names it
         nights.refuse_positive(store, BATCH, DETECTOR, counts(1, [0.005, 0.15, 0.02]), others)
 

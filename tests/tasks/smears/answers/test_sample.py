@@ -9,8 +9,6 @@ def report(cells: int, flagged: int) -> pa.Table:
     rows = [
         {
             "image_id": f"{i:064x}",
-            "batch": "night",
-            "uri": f"{i}.png",
             "slide_id": f"slide {i % 5}",
             "patient_id": f"patient {i % 3}",
             "diagnosis": "Parasitized" if i % 2 else "Uninfected",
@@ -18,7 +16,7 @@ def report(cells: int, flagged: int) -> pa.Table:
             "p_value": 0.001 if i < flagged else 0.5,
             "review_reason": "abnormal" if i < flagged else None,
             "verdict": "review" if i < flagged else "accept",
-            **{"status": "scored", "kind": "red"},
+            **{"batch": "night", "uri": f"{i}.png", "status": "scored", "kind": "red"},
             "abnormal": i < flagged,
         }
         for i in range(cells)

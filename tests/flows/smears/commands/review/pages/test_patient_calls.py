@@ -79,7 +79,7 @@ def test_the_start_page_says_the_task_the_keys_and_who_has_read_what(session: Se
     read(client, 0, parasites=1)
     page = ask(client, "/").text
     assert "There are 12 cells to read" in page
-    assert "2 patients positive, suspected or indeterminate, and you read at most 10 cells of each" in page
+    assert "2 patients positive, suspected or indeterminate, and you read at most 10" in page
     assert "<kbd>p</kbd> Parasitized" in page
     assert '<th scope="row">Ada</th><td>3 of 12</td><td>1 of 2</td>' in page  # abnormal ones
     there = send(client, "/reader", {"reader": "Ben", "what": "patients"})
