@@ -19,7 +19,7 @@ from tasks.images.names import batch_name
 
 
 class LookOutcome(Outcome):
-    """The figures of one photograph, and its page."""
+    """The figures of one photograph, and its page, if it has cells."""
 
     photo: str
     sentence: str
@@ -34,7 +34,7 @@ class LookOutcome(Outcome):
     failures: dict[str, int]
     why: dict[str, str]
     detector: str
-    page: str
+    page: str | None
     opened: bool
 
     @property
@@ -44,9 +44,11 @@ class LookOutcome(Outcome):
 
     def _text(self) -> str:
         failed = [f"{n:,} failed: {printable(self.why[each])}" for each, n in self.failures.items()]
-        light = ": ".join((f"{self.light} light", *self.reasons[:1]))
-        page = f"{self.page}{'' if self.opened else ' (open it in a browser)'}"
-        return "\n".join(filter(None, (self.sentence, self.next_step, *failed, light, page)))
+        said = [self.sentence, self.next_step, *failed]
+        if self.page:
+            said.append(": ".join((f"{self.light} light", *self.reasons[:1])))
+            said.append(f"{self.page}{'' if self.opened else ' (open it in a browser)'}")
+        return "\n".join(filter(None, said))
 
 
 def look(options: tools.Look, settings: Settings) -> LookOutcome:
@@ -63,9 +65,11 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         seen = detector.look(
             options.photo, taken_as=options.taken_as, microns_per_pixel=options.microns_per_pixel
         )
-        with written(page) as stage:
-            stage.write_bytes((seen.page or "").encode())
-    shown = options.browser and _has_display() and webbrowser.open(page.absolute().as_uri())
+        if seen.outcome.scored:
+            with written(page) as stage:
+                stage.write_bytes((seen.page or "").encode())
+    is_shown = seen.outcome.scored and options.browser and _has_display()
+    shown = bool(is_shown and webbrowser.open(page.absolute().as_uri()))
     return LookOutcome(
         photo=options.photo,
         sentence=f"{quoted(Path(options.photo).name)}: {seen.sentence}",
@@ -73,7 +77,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         why={each.partition(":")[0]: each for each in reversed(seen.failures)},
         cells=seen.outcome.scored,
         calls=seen.outcome.patients,
-        page=str(page),
+        page=str(page) if seen.outcome.scored else None,
         opened=shown,
         **seen.outcome.model_dump(include=set(LookOutcome.model_fields) - {"page"}),
     )

@@ -19,9 +19,14 @@ from storage.reports.tables import PATIENTS, SLIDES, published_batch, read_repor
 from storage.store import Store, StoreError, refuse_absent
 from tasks.smears.answers.patients import Confirmation
 from tasks.smears.answers.surveillance import as_csv, as_fhir, result_of
-from tasks.smears.counting.call import call_text
 from tasks.smears.reports.called_cells import CalledCells, Patient, cells_behind, patient_of
-from tasks.smears.visualisation.calls import CELLS, patient_name, patient_sheet, positive_first
+from tasks.smears.visualisation.calls import (
+    CELLS,
+    described,
+    patient_name,
+    patient_sheet,
+    positive_first,
+)
 
 ENDINGS = (".html", ".csv")
 
@@ -69,7 +74,7 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
         batch=frozen.name,
         patient=options.name,
         call=row["call"],
-        sentence=call_text(row),
+        sentence=described(row, {patient_of(row): persons} if persons else {})["sentence"],
         persons=persons and f"{persons.answer} by {persons.by}",
         file=options.to,
     )

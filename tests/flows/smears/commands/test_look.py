@@ -98,7 +98,7 @@ def test_what_has_no_red_cells_is_said_to_have_none_and_has_failed(
     seen = look(Look(photo=str(given), to=str(tmp_path / "o.html"), browser=False), tiny_ready)
     assert f": No {'pictures' if given.is_dir() else 'red cells'} found: " in seen.sentence
     assert seen.failed
-    assert seen.cells == 0
+    assert (seen.cells, seen.page, (tmp_path / "o.html").exists()) == (0, None, False)
 
 
 def test_the_answer_says_why_a_photograph_failed(tiny_ready: Settings, tmp_path: Path) -> None:
