@@ -86,6 +86,8 @@ def measure_tuning(job: TuningJob) -> BatchTuning:
         healthy = pixels[blood]
         own = compiling.result()(healthy)
     share = tuning.share_of(home.distance(own), len(healthy))
+    if share < tuning.LEAST_SHARE:
+        return _none("its cells look like those that trained the network")
     made, device = tuning.tune(graph, spec, home.trained, own, share)
     there = Inference(spec, device, tuning.tuned_cutting(network.cutting, spec, made))
     _, logits = there.compared(healthy, cut[blood])

@@ -40,6 +40,7 @@ HALF = 5.0  # cells that bring half of this share
 # The distance that brings half of a tuning: of training patients the furthest is at .14, and seven
 # laboratories are at .15 to .28. The power makes the share small at home.
 DISTANT, STEEP = 0.11, 4
+LEAST_SHARE = 0.01  # a smaller one changes no diagnosis: nights of training patients have 0.000
 AT_ONCE = 64  # cells that are measured in one pass, so that memory is bounded
 SMALL = 1e-6  # added to variances, because a channel may be dead
 MEAN, VARIANCE = "mean", "variance"

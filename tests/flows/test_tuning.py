@@ -35,7 +35,9 @@ def made(by_slides: Settings, tmp_path_factory: pytest.TempPathFactory) -> Setti
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("night")
-    write_cells(folder, 3, 40, seed=9, first=60, parasitized=0.1)
+    for path in write_cells(folder, 3, 40, seed=9, first=60, parasitized=0.1).rglob("*.png"):
+        stained = np.asarray(Image.open(path).convert("RGB")) * (0.8, 0.9, 1.0)
+        Image.fromarray(stained.astype(np.uint8)).save(path)
     return folder
 
 
@@ -61,14 +63,19 @@ def test_a_night_of_blood_is_tuned_to_and_its_distances_are_not(
     found = tuned_to(made, "first")
     assert found.tuning is not None
     assert "the network is tuned to batch first: by " in caplog.text
-    plain = Fit(images=str(night), batch="plain")
-    fit.fn(plain, made)
+    fit.fn(Fit(images=str(night), batch="plain"), made)
     assert tuned_to(made, "plain").tuning is None  # as `fit` has made its features
     tuned, without = taps(made, "first", f"m+{found.tuning[:16]}"), taps(made, "plain", "m")
     assert np.array_equal(tuned["blocks.2"], without["blocks.2"])
     assert np.array_equal(tuned["blocks.3"], without["blocks.3"])
     assert not np.allclose(tuned["logits"], without["logits"], atol=1e-4)
     assert not verify(Verify(), made).failed
+
+
+def test_what_looks_like_training_is_not_tuned_to(made: Settings, tmp_path: Path) -> None:
+    write_cells(tmp_path, 3, 40, seed=9, first=60, parasitized=0.1)
+    screen.fn(Screen(images=str(tmp_path), batch="home"), made)
+    assert tuned_to(made, "home").why == "its cells look like those that trained the network"
 
 
 def test_rubbish_is_not_tuned_to(made: Settings, tmp_path: Path) -> None:

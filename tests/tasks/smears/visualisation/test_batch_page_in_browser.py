@@ -12,17 +12,8 @@ from tasks.smears.visualisation.batch_page import batch_page, index_page
 from tasks.smears.visualisation.overlay import ShownSlide
 from tasks.smears.visualisation.viewer.overlays import ShownField
 from tasks.types import Light
+from tests.support import nights
 from tests.support.browser import LEAST_CONTRAST, chromium
-from tests.support.nights import (
-    called_of,
-    field_picture,
-    field_row,
-    hostile_night,
-    image_rows,
-    night_of,
-    picture,
-    shown_field,
-)
 from tests.support.rates import RATES
 
 
@@ -36,26 +27,26 @@ def browser() -> Iterator[Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with every part, one whose every name is hostile, and the index."""
     made = tmp_path_factory.mktemp("pages")
-    shown = [shown_field(i, "C0P1_IMG_0", review_reason="crowded") for i in range(2)]
-    fields = [*(each.row for each in shown), field_row(9, "C0P1_IMG_1", kind="empty")]
-    night = night_of(
-        image_rows(3000),
-        see=lambda i: picture(i) if i % 5 else "it is gone",
+    shown = [nights.shown_field(i, "C0P1_IMG_0", review_reason="crowded") for i in range(2)]
+    fields = [*(each.row for each in shown), nights.field_row(9, "C0P1_IMG_1", kind="empty")]
+    night = nights.night_of(
+        nights.image_rows(3000),
+        see=lambda i: nights.picture(i) if i % 5 else "it is gone",
         fields=fields,
         shown=[*shown, ShownField(fields[-1], "it is gone")],
         rates=RATES,
-        called=called_of,
+        called=nights.called_of,
     )
     thumbnails = dict(night.thumbnails)
     for number, uri in enumerate(night.called.places):
-        thumbnails[uri] = picture(number)
-    afar = ShownSlide("/slides/a.svs", fields, field_picture())
+        thumbnails[uri] = nights.picture(number)
+    afar = ShownSlide("/slides/a.svs", fields, nights.field_picture())
     night = replace(night, thumbnails=thumbnails, whole_slides=[afar])
     row = night.row | {"light": Light.AMBER, "reasons": ["a reason", "another " * 20]}
     (made / "night.html").write_text(batch_page(replace(night, row=row)))
-    (made / "hostile.html").write_text(batch_page(hostile_night()))
-    nights = [*night.earlier, night.row]
-    (made / "index.html").write_text(index_page(nights, {"night": "night.html"}))
+    (made / "hostile.html").write_text(batch_page(nights.hostile_night()))
+    rows = [*night.earlier, night.row]
+    (made / "index.html").write_text(index_page(rows, {"night": "night.html"}))
     return made
 
 
