@@ -9,7 +9,7 @@ from rich.table import Table
 
 from flows.monitoring.console import warn
 from flows.options.tools import Status, Verify
-from flows.outcome import DamageOutcome, numbered, shown_width
+from flows.outcome import DamageOutcome, shown_width
 from flows.settings import Settings
 from storage.batches import ledger, manifests
 from storage.batches.kinds import batch_checks
@@ -102,7 +102,7 @@ def status(options: Status, settings: Settings) -> StatusOutcome:
                 "network": card.network["network"],
                 "arithmetic": card.arithmetic,
                 **{name: card.metrics.get(name, {}).get("value") for name in ("accuracy", "AUROC")},
-                "trained on": f"{len(card.split['train'])} {card.split_by}s",
+                "trained on": {card.split_by: len(card.split["train"])},
             }
             for card in models
         ],
@@ -112,7 +112,7 @@ def status(options: Status, settings: Settings) -> StatusOutcome:
                 "version": version_name(version.version),
                 "created": f"{version.created_at:%Y-%m-%d %H:%M}",
                 "made by": version.operation,
-                "images": numbered(version.images),
+                "images": version.images,
             }
             for version in versions
         ],
@@ -121,7 +121,7 @@ def status(options: Status, settings: Settings) -> StatusOutcome:
                 "detector": card.name,
                 "model": card.model,
                 "created": f"{card.created_at:%Y-%m-%d %H:%M}",
-                "calibrated by": f"{card.calibrating_groups} {card.calibrated_by}s",
+                "calibrated by": {card.calibrated_by: card.calibrating_groups},
                 "alpha": card.alpha,
                 "limits of a smear": limits_of(card),
                 "witnesses": witnesses_of(card),
@@ -140,6 +140,8 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.3f}"
+    if isinstance(value, dict):
+        return ", ".join(counted(number, noun) for noun, number in value.items())
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -162,8 +164,7 @@ def _learned(card: DetectorCard) -> Row:
     return {
         "parent": card.parent,
         "made by": learned.operation,
-        "learned": f"{counted(len(learned.nights), 'batch')}, {counted(learned.slides, 'slide')}, "
-        f"{counted(learned.cells, 'cell')}",
+        "learned": {"batch": len(learned.nights), "slide": learned.slides, "cell": learned.cells},
         "called abnormal": learned.alarms_text,
         "negative slides": card.counting and card.counting.counting.false_positives.slides,
     }
