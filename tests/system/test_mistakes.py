@@ -50,7 +50,6 @@ def said(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[object, str]:
         ("retract", 2, "say what to take out: one of --batch, --slide and --patient"),
         ("retract --batch b", 1, "no model in"),
         ("unlearn --batch b --laboratory a", 1, "no laboratory 'a' in"),
-        ("segment --images none/*/x.png --name s --overlap 256", 2, "--overlap 256 must be less"),
         ("segment --images zip://a::none.zip --name s", 1, "zip://a::none.zip does not exist"),
         ("screen --images= --batch b", 2, "--images: it is empty: is a variable not set?"),
         ("screen --images cells --batch=", 2, "--batch: it is empty"),
