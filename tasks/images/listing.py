@@ -6,6 +6,7 @@ its bytes (`tasks.images.access.files`).
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
@@ -177,7 +178,7 @@ class _Listing:
             below = path.removeprefix(listed.above) if listed.above else parts_of(path)[-1]
             why = self._why_not(below)
             if why is OTHER and not _is_hidden(below) and _is_picture(listed.fs, path):
-                why = "left_out: a picture by another name: rename it"
+                why = "left_out: it begins like a picture: call it .jpg, .png or .tif if it is one"
             if why is not OTHER:
                 yield str(listed.fs.unstrip_protocol(path)), path, size, why
             else:
@@ -258,8 +259,9 @@ class _Listing:
 def _is_picture(fs: Any, path: str) -> bool:
     if not isinstance(fs, LocalFileSystem):  # where each look is a request
         return False
-    with fs.open(path) as file:
+    with suppress(OSError), fs.open(path) as file:  # what may not be read is none
         return bool(file.read(4).startswith(BEGINNINGS))
+    return False
 
 
 def _is_hidden(path: str) -> bool:
