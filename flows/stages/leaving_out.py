@@ -160,7 +160,7 @@ def _floor_card(normals: own_normal.OwnNormal | None) -> detectors.FloorCard | N
 def _same(
     made: detectors.DetectorCard, settings: Settings, card: classifiers.ModelCard, lineage: Lineage
 ) -> bool:
-    # What comes along has a version of its own maker's statistics, with other images.
+    # The detector that comes along has a version of its maker's statistics, with other images.
     wanted = {"parent": None, "model_digest": card.digest, "statistics_version": lineage.version}
     wanted |= settings.model_dump(include={"alpha", "uncertain_below"}) | {"images": lineage.images}
     same = made.model_dump(include=set(wanted)) == wanted

@@ -104,7 +104,9 @@ def newest_batches(
     for folder in reversed(store.names("reports", BATCHES)):
         names = store.names("reports", BATCHES, folder)
         files = [
-            "/".join(("reports", BATCHES, folder, name)) for name in names if wanted(name[:-8])
+            "/".join(("reports", BATCHES, folder, name))
+            for name in names
+            if wanted(name.removesuffix(".parquet"))
         ]
         found = [
             (row, store.modified(file))

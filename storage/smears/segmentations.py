@@ -47,8 +47,8 @@ PLACE_SCHEMA = pa.schema(
 class Cutting(records.Entry):
     """The settings for cutting up sources; lengths are pixels of a source's full size.
 
-    ``microns_per_pixel`` applies to slides whose file does not state it; fields of a slide are
-    searched that have the ``least_sharpness``, and are ``most_packed``.
+    ``microns_per_pixel`` applies to slides whose file does not state it. The ``finder`` searches
+    fields of a slide of at least ``least_sharpness``, and at most ``most_packed``.
     """
 
     microns_per_pixel: float | None

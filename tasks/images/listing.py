@@ -21,7 +21,6 @@ from tasks.images import manifest, names, sorted_rows
 from tasks.images.access.addresses import (
     ARCHIVES,
     EXTENSIONS,
-    GLOB,
     PARTIAL,
     UNREAD,
     archive_kind,
@@ -30,6 +29,7 @@ from tasks.images.access.addresses import (
     file_of,
     holds_link,
     in_archive,
+    is_pattern,
     parts_of,
     split_link,
 )
@@ -77,7 +77,7 @@ def refuse_missing(sources: Sources) -> None:
         if "://" in address and not address.startswith("file://"):
             continue
         fs, root = filesystem(address)
-        if not fs.exists(root) and not any(letter in root for letter in GLOB):
+        if not fs.exists(root) and not is_pattern(root):
             raise SourceError(f"{source} does not exist")
 
 
@@ -177,7 +177,7 @@ class _Listing:
             # A hidden file that a pattern names is wanted, and so is a source in a hidden folder.
             below = path.removeprefix(listed.above) if listed.above else parts_of(path)[-1]
             why = self._why_not(below)
-            if why is OTHER and not _is_hidden(below) and _is_picture(listed.fs, path):
+            if why is OTHER and not is_hidden(below) and _is_picture(listed.fs, path):
                 why = "left_out: it begins like a picture: call it .jpg, .png or .tif if it is one"
             if why is not OTHER:
                 yield str(listed.fs.unstrip_protocol(path)), path, size, why
@@ -217,12 +217,12 @@ class _Listing:
             )
 
     def _kind(self, path: str) -> str:
-        return HIDDEN if _is_hidden(path) else extension(path) or "no extension"
+        return HIDDEN if is_hidden(path) else extension(path) or "no extension"
 
     def _why_not(self, path: str) -> str | None:
         """Say why a picture is not read, so that it fails aloud; None if it is; or `OTHER`."""
         suffix, parts = extension(path), parts_of(path)
-        if suffix in self.extensions and not _is_hidden(path):
+        if suffix in self.extensions and not is_hidden(path):
             return None
         # For each file macOS adds a ._name to an archive, which is no image despite its name.
         if MACOSX in parts or parts[-1].startswith("._"):
@@ -264,7 +264,8 @@ def _is_picture(fs: Any, path: str) -> bool:
     return False
 
 
-def _is_hidden(path: str) -> bool:
+def is_hidden(path: str) -> bool:
+    """Return whether a name in a path begins with a dot, or is macOS's folder in archives."""
     # A member called ../x.png is not hidden: it is listed, and refused when it is read.
     return any(p == MACOSX or (p[0] == "." and p != "..") for p in parts_of(path))
 

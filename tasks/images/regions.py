@@ -24,7 +24,7 @@ COLUMNS = [
     *("uri", "source_uri", "x", "y", "width", "height", "level", "scale", "outline"),
     *("source_id", "source_stamp", "failure", "size"),
 ]
-MOST_REGION_PIXELS = 8192 * 8192  # as in the largest tile
+MOST_REGION_PIXELS = 8192 * 8192
 # Four times the size of the largest picture of a cell, uncompressed at 16 bytes per pixel.
 MOST_CELL_BYTES = 2**26
 

@@ -20,13 +20,7 @@ from storage.store import Store, StoreError, refuse_absent
 from tasks.smears.answers.patients import Confirmation
 from tasks.smears.answers.surveillance import as_csv, as_fhir, result_of
 from tasks.smears.reports.called_cells import CalledCells, Patient, cells_behind, patient_of
-from tasks.smears.visualisation.calls import (
-    CELLS,
-    described,
-    patient_name,
-    patient_sheet,
-    positive_first,
-)
+from tasks.smears.visualisation import calls
 
 ENDINGS = (".html", ".csv")
 
@@ -68,13 +62,13 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
         _write(to, as_csv([own, *(result_of(each, None, density) for each in slides)]))
     elif to:
         card = classifiers.load_card(store, row["model"])
-        cells = cells_behind([row], every, most=CELLS, least=CELLS)
+        cells = cells_behind([row], every, most=calls.CELLS, least=calls.CELLS)
         _write(to, _page(store, frozen, card, cells, row, slides, persons))
     return PatientOutcome(
         batch=frozen.name,
         patient=options.name,
         call=row["call"],
-        sentence=described(row, {patient_of(row): persons} if persons else {})["sentence"],
+        sentence=calls.call_of(row, persons)["sentence"],
         persons=persons and f"{persons.answer} by {persons.by}",
         file=options.to,
     )
@@ -134,7 +128,7 @@ def _newest_batch(store: Store, name: str) -> str:
 def _rows(store: Store, batch: Batch) -> list[dict[str, Any]]:
     """Read the report on patients; StoreError without a patient."""
     path = report_path(batch.name, batch.batch_date, PATIENTS)
-    rows = positive_first(read_table(store, *path)).to_pylist() if store.exists(*path) else []
+    rows = calls.positive_first(read_table(store, *path)).to_pylist() if store.exists(*path) else []
     if not rows:
         raise StoreError(f"batch {batch.name} has no report on patients: screen it again")
     return list(rows)
@@ -142,11 +136,9 @@ def _rows(store: Store, batch: Batch) -> list[dict[str, Any]]:
 
 def _find(store: Store, batch: Batch, name: str) -> dict[str, Any]:
     rows = _rows(store, batch)
-    matches = [
-        row for row in rows if name in (row["patient_id"] or row["slide_id"], patient_name(row))
-    ]
+    matches = [row for row in rows if name in (*patient_of(row), calls.patient_name(row))]
     if not matches:
-        some = ", ".join(patient_name(row) for row in rows[:5])
+        some = ", ".join(calls.patient_name(row) for row in rows[:5])
         raise StoreError(f"batch {batch.name} has no patient {name!r}; it has {some}")
     return matches[0]
 
@@ -174,4 +166,4 @@ def _page(
     items = tuple((refs[cell["uri"]], cell["image_id"]) for cell in called)
     drawn = draw(DrawingJob(items, draw_thumbnail))
     thumbnails = dict(zip(uris, drawn, strict=True))
-    return patient_sheet(row, slides, called, places, thumbnails, persons)
+    return calls.patient_sheet(row, slides, called, places, thumbnails, persons)

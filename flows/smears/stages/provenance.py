@@ -41,7 +41,7 @@ def _counting(card: detectors.CountingCard) -> str:
     used = card.counting
     limit = used.limit_of_detection
     return (
-        f"where slides are known a cell counts from log-odds {used.log_odds:g} on, where parasites "
+        f"on known slides a cell counts from log-odds {used.log_odds:g} on, where parasites "
         f"are many from {card.dense.log_odds:g} on: sensitivity {used.sensitivity.mean:.1%}, false "
         f"positives {used.false_positives.mean:.3%} "
         f"(deviation between patients {used.false_positives.deviation:.3%}), of "

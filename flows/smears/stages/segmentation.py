@@ -23,7 +23,7 @@ from storage.smears import segmentations
 from storage.store import Store, StoreError
 from tasks.images import opened_slides
 from tasks.images.access import addresses, files
-from tasks.images.listing import as_given, each_source, list_images, named
+from tasks.images.listing import as_given, each_source, is_hidden, list_images, named
 from tasks.images.manifest import SCHEMA, with_column
 from tasks.reports.image_columns import failed_rows
 from tasks.smears.segmentation.dicom import one_file_a_slide
@@ -156,7 +156,7 @@ def _with_slides(
     folders = {
         name
         for name, of_file in zip(names, of_files, strict=True)
-        if name != of_file and name[0] != "."  # of which no photograph is read
+        if name != of_file and not is_hidden(name)  # of which no photograph is read
     }
     loose = [
         place
@@ -192,7 +192,7 @@ def _name_of(images: str | list[str]) -> str | None:
         return None
     fs, path = files.filesystem(images)
     within = PurePosixPath(str(path).rstrip("/"))
-    if {*within.name} & {*addresses.GLOB} and not {*str(within.parent)} & {*addresses.GLOB}:
+    if addresses.is_pattern(within.name) and not addresses.is_pattern(str(within.parent)):
         return within.parent.name
     name = within.name
     ending = next((end for end in addresses.ARCHIVES if name.lower().endswith(end)), "")

@@ -10,7 +10,6 @@ import re
 ARCHIVES = {".zip": "zip"} | dict.fromkeys(
     (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "tar"
 )
-GLOB = "*?["  # characters of a pattern
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".heic", ".heif"}
 )
@@ -73,6 +72,11 @@ def path_of(uri: str) -> str:
     """Return the path of a file without its protocol, or of a member within its archive."""
     rest = uri.partition("://")[2] if "://" in uri else uri
     return split_link(rest)[0] if in_archive(uri) else rest
+
+
+def is_pattern(path: str) -> bool:
+    """Return whether a path is a pattern of several."""
+    return any(letter in path for letter in "*?[")
 
 
 def parts_of(path: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.images.access.addresses import GLOB, as_text, slide_folder
+from tasks.images.access.addresses import as_text, is_pattern, slide_folder
 from tasks.images.access.files import SourceError, filesystem
 
 # The entries used for a file on this machine's disks; the rest take a kilobyte each.
@@ -55,7 +55,7 @@ def list_files(source: str) -> Listed:
         fs.info = partial(_info, fs.info)
     if fs.exists(root):
         entries, above = _below(fs, root), root
-    elif any(letter in root for letter in GLOB):
+    elif is_pattern(root):
         entries, above = _emptied(fs.glob(root, detail=True)), ""
     else:
         raise FileNotFoundError(root)

@@ -66,11 +66,8 @@ def positive_first(patients: pa.Table) -> pa.Table:
 
 def described(row: Mapping[str, Any], answers: Mapping[Patient, Confirmation]) -> dict[str, Any]:
     """Describe a row of the report on patients for the page, with the persons' answer."""
-    key, made = patient_of(row), call_of(row)
-    persons = answers.get(key)
-    if persons and persons.answer in DECIDED and row["call"] == Call.SUSPECTED:
-        made["sentence"] = made["suspects"]  # no person must decide any more
-    return made | {"key": key, "name": patient_name(row), "persons": persons}
+    persons = answers.get(key := patient_of(row))
+    return call_of(row, persons) | {"key": key, "name": patient_name(row), "persons": persons}
 
 
 def patient_name(row: Mapping[str, Any]) -> str:
@@ -81,17 +78,18 @@ def patient_name(row: Mapping[str, Any]) -> str:
     return "no patient named" if slide is None else f"slide {page.shortened(slide)}"
 
 
-def call_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to a slide's or patient's row what a page says of its call."""
+def call_of(row: Mapping[str, Any], persons: Confirmation | None = None) -> dict[str, Any]:
+    """Add to a slide's or patient's row what a page says of its call, which ``persons`` decide."""
     known = row["corrected_percent"] is not None
-    kind = row["density_class"]
+    kind, suspects = row["density_class"], suspects_text(row)
+    waits = row["call"] != Call.SUSPECTED or persons is None or persons.answer not in DECIDED
     return {
         **row,
-        "sentence": call_text(row),
+        "sentence": call_text(row) if waits else suspects,
         # The meaning of the parasitaemia of a positive one, such as hyperparasitaemia.
         "meaning": class_text(kind) if kind is not None and row["call"] == Call.POSITIVE else None,
         **(_amounts(row) if known else {"corrected": "–", "range": "", "density": "–"}),
-        "suspects": suspects_text(row),
+        "suspects": suspects,
         "order": row["corrected_percent"] if known else -1.0,
     }
 
@@ -196,7 +194,7 @@ def patient_sheet(
         "patient.html",
         title=patient_name(patient),
         day=page.day_text(patient["batch_date"]),
-        answer=described(patient, {patient_of(patient): persons} if persons else {}),
+        answer=call_of(patient, persons),
         persons=persons,
         cells=cells[:CELLS],
         thumbnails=thumbnails,

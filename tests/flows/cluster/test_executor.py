@@ -19,6 +19,7 @@ from flows.cluster.client import open_client
 from flows.cluster.executor import kills_workers, run_in_order
 from flows.cluster.trials import ClusterError
 from flows.settings import Settings
+from tests.support.waiting import until
 
 KILL, BUSY, WRONG = "kill", "storage busy", "wrong"
 
@@ -199,9 +200,8 @@ def test_nothing_keeps_a_job_that_is_done() -> None:
         results = run_in_order(client, _nothing, (Counted() for _ in range(40)), title="counted")
         for _ in range(30):
             next(results)
-        gc.collect()
-        # Four are in flight, here and at the scheduler, which forgets the others a moment later.
-        assert len(Counted.alive) <= 20
+        # Four are in flight, here and at the scheduler, and one was just taken. It forgets later.
+        until(lambda: gc.collect() >= 0 and len(Counted.alive) <= 10)
         assert len(list(results)) == 10
 
 

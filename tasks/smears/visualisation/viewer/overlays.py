@@ -127,11 +127,10 @@ def field_picture(
 def _said(row: Mapping[str, Any]) -> str:
     if row["status"] != ImageStatus.SCORED:
         return "not read"
-    parts, chance = [page.shortened(row["diagnosis"])], row.get(f"probability_{row['diagnosis']}")
+    words, chance = page.shortened(row["diagnosis"]), row.get(f"probability_{row['diagnosis']}")
     if row.get("kind") == CellKind.WHITE:
-        parts = ["white cell"]
-    elif chance is not None:
-        parts[0] += f" {chance:.0%}"
+        words, chance = "white cell", None
+    parts = [words if chance is None else f"{words} {chance:.0%}"]
     if row.get("abnormality") is not None:
         parts.append(f"abnormality {page.number_text(row['abnormality'])}")
         parts.append(f"p {page.p_text(row['p_value'])}")
