@@ -12,7 +12,7 @@ DETECTOR = ("alpha",)
 CLUSTER = ("cluster", "workers", "scheduler")
 TOLD = ("quiet", "debug", "logs")  # every command has these
 # Meanings of the first words of commands of two words.
-PARTS = {"review": "have persons read the cells of a batch", "data": "fetch public images"}
+PARTS = {"review": "have persons read the cells of a batch"}
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,4 @@ COMMANDS = {
     "review report": Command(tools.ReviewReport, f"{REVIEW}.queue:report", STORE),
     "doctor": Command(tools.Doctor, "flows.commands.doctor:doctor", STORE + CLUSTER),
     "demo": Command(tools.Demo, "flows.smears.commands.demo:demo", CLUSTER),
-    "data malaria": Command(tools.Malaria, "flows.commands.malaria_data:malaria"),
 }  # fmt: skip

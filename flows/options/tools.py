@@ -157,9 +157,3 @@ class Demo(Options):
     """Render cells, train, fit in two increments, screen a batch with planted images, query."""
 
     folder: str = Field("demo", description="where the demo's images and store go")
-
-
-class Malaria(Options):
-    """Fetch the National Library of Medicine's malaria cell images, or verify them."""
-
-    to: str = Field(description="folder to keep the archive in")

@@ -96,10 +96,6 @@ class Axes:
         """Compute x^T (B + W / n)^-1 x (k,) of every row x (k, d)."""
         return np.asarray(self.along(rows) ** 2 @ (1 / (self._between + 1 / n)))
 
-    def squared_within(self, rows: types.Float) -> types.Float:
-        """Compute x^T W^-1 x (k,) of every row x (k, d)."""
-        return np.asarray((self.along(rows) ** 2).sum(axis=-1))
-
 
 def whitened(factor: types.Float, rows: types.Numbers) -> types.Float:
     """Apply L^-1 to every row (n, d); the factor L (d, d) is lower triangular."""

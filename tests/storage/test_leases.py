@@ -150,7 +150,7 @@ def test_who_finds_it_held_is_told_by_whom_since_when_and_what_to_do(
     ("arguments", "command"),
     [
         (["/venv/bin/slidewatch", "screen", "--images", "s3://a:secret@b"], "slidewatch screen"),
-        (["slidewatch", "data", "malaria", "secret"], "slidewatch data malaria"),
+        (["slidewatch", "review", "serve", "secret"], "slidewatch review serve"),
         (["slidewatch", "https://host/file?signature=secret"], "slidewatch"),
         (["slidewatch", "--token", "secret"], "slidewatch"),
         ([""], "python"),

@@ -25,6 +25,7 @@ from tasks.smears.counting.interpretation import (
     detection_limit,
 )
 from tasks.smears.counting.negative import Measured
+from tasks.smears.counting.rates import OF_SURE
 from tasks.smears.reports import calls
 from tasks.types import Arrays, below, laboratory_of, nested
 
@@ -125,8 +126,8 @@ def interpreter_elsewhere(
     sure = sure_rates(store, detector)
     if sure is None:
         return Interpreter(None, wanted)
-    fitted = errors_of_detector(store, detector)
-    rates = error_rates.rates_elsewhere(fitted, sure.counting.log_odds)
+    fitted, none = errors_of_detector(store, detector), error_counts.ErrorCounts.empty()
+    rates = error_rates.laboratory_rates(fitted, none, sure.counting.log_odds, OF_SURE)
     return Interpreter(KnownRates(rates, rates), wanted)
 
 

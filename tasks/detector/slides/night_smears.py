@@ -160,7 +160,7 @@ def _covariances(slides: Iterable[Float], middles: Float) -> tuple[Float, Float]
 
 def _figures(axes: Axes, cells: Float) -> tuple[float, float]:
     middle = np.median(cells, axis=0)
-    spread = np.quantile(axes.squared_within(cells - middle), SPREAD_QUANTILE)
+    spread = np.quantile((axes.along(cells - middle) ** 2).sum(axis=1), SPREAD_QUANTILE)
     return float(axes.squared(middle, len(cells))) / len(middle), float(spread) / len(middle)
 
 

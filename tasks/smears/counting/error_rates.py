@@ -16,7 +16,6 @@ from tasks.smears.counting import interpretation
 from tasks.smears.counting.interpretation import ErrorRates, KnownRates
 from tasks.smears.counting.rates import (
     LABORATORIES,
-    OF_SURE,
     Rate,
     laboratory_prior,
     predict_rate,
@@ -80,11 +79,6 @@ def known_rates(counts: ErrorCounts, cells: int) -> KnownRates:
         return interpretation.expected_width(rates, interpretation.DENSE, cells), rates.false.mean
 
     return KnownRates(_best(counts, predict, limit), _best(counts, predict, width))
-
-
-def rates_elsewhere(fitted: ErrorCounts, log_odds: float) -> ErrorRates:
-    """Predict the error rates of sure parasites at a laboratory of which nothing is known."""
-    return laboratory_rates(fitted, ErrorCounts.empty(), log_odds, OF_SURE)
 
 
 def sure_rates(counts: ErrorCounts) -> ErrorRates:

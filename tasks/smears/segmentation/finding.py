@@ -222,11 +222,12 @@ def _search(
     mask = stained(amount)
     if not mask.any():
         return []
+    typical = contours.median(amount[mask])
+    white, written = white_outlines(colour, amount, mask, typical, working, dark=dark)
+    lit, mask = lit & ~written, mask & ~written
     blurred = ceil(3 * contours.SMOOTHING * working)
     # Next to a dark rim or a drawing, smoothing makes edges that no cell has.
     lit = cv2.erode(lit.view(np.uint8), np.ones((2 * blurred + 1,) * 2, np.uint8)) > 0
-    typical = contours.median(amount[mask])
-    white = white_outlines(colour, amount, mask, typical, working, dark=dark)
     red = _red_outlines(np.minimum(amount, DARKEST * typical), mask, lit, working)
     candidates: list[tuple[contours.Outline, Kind]] = [(one, "white") for one in white]
     candidates += [(one, "red") for one in red]

@@ -28,7 +28,6 @@ from tests.support.options import options_of
         ("look p.jpg --no-browser", {"photo": "p.jpg", "browser": False}),
         ("query --format csv FROM", {"format": "csv", "sql": "FROM"}),
         ("review import sheet.csv --quiet", {"file": "sheet.csv", "quiet": True}),
-        ("data malaria --to d", {"to": "d"}),
         ("status", {}),
     ],
 )

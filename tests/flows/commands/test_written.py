@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from flows.commands.malaria_data import malaria
 from flows.commands.written import to_write, written
 from flows.options import tools
-from flows.options.tools import Contours, Look, Malaria, PatientSheet, ReviewApply, ReviewExport
+from flows.options.tools import Contours, Look, PatientSheet, ReviewApply, ReviewExport
 from flows.settings import Settings
 from flows.smears.commands import patient
 from flows.smears.commands.contours import contours
@@ -71,12 +70,6 @@ def test_no_file_is_written_into_the_store(
     with pytest.raises(SourceError, match=r"is in the store .* give a path outside of it"):
         function(options(to=given(folder / name), force=True), settings)
     assert sorted(Path(settings.store).rglob("*")) == before
-
-
-def test_an_archive_is_not_kept_in_the_store(settings: Settings) -> None:
-    with pytest.raises(SourceError, match="is in the store"):
-        malaria(Malaria(to=f"{settings.store}/data"), settings)
-    assert not Path(settings.store, "data").exists()
 
 
 def test_with_force_a_folder_s_files_are_replaced(settings: Settings, tmp_path: Path) -> None:

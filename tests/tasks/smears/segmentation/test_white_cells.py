@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -57,3 +58,17 @@ def test_among_purple_red_cells_a_dark_body_is_a_nucleus_only_if_it_is_large(
     assert len(kinds) == 7
     learned = for_learning(find_cells)(field, None)
     assert {cell.kind for cell in learned.cells} == {"red"}
+
+
+@pytest.mark.parametrize(
+    ("ink", "letter"),
+    [((10, 10, 14), ((170, 110), (170, 190))), ((40, 60, 190), ((20, 150), (390, 150)))],
+)
+def test_what_a_pen_wrote_is_no_cell_and_cuts_the_cells_below(
+    ink: tuple[int, int, int], letter: tuple[tuple[int, int], tuple[int, int]]
+) -> None:
+    field = field_of((80, 60), (320, 60), (90, 250), (330, 250), (190, 150))
+    written = cv2.line(field.copy(), *letter, ink, 22)
+    cells = find_cells(written).cells
+    assert sum(not cell.touches_border for cell in cells) == 4
+    assert {cell.kind for cell in cells} == {"red"}
