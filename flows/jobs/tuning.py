@@ -28,7 +28,7 @@ from tasks.types import Mask, Pixels, below
 if TYPE_CHECKING:
     from tasks.network.inference import Inference
 
-MOST, LEAST = 192, 30  # cells on which a tuning is measured: 60 do as well as 256
+MOST, LEAST = 96, 30  # cells on which a tuning is measured: 60 do as well as 256
 
 
 @dataclass(frozen=True)
