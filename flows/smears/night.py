@@ -44,6 +44,7 @@ class NightOutcome(ScreenOutcome, CallOutcome):
     taken_for: dict[str, int] = Field(default_factory=dict)
     come_since: list[str] = Field(default_factory=list)
     changed_since: list[str] = Field(default_factory=list)
+    gone_since: list[str] = Field(default_factory=list)
 
     def lost(self) -> str:
         """Write the number of files that failed as a whole, or else of images, and of all."""
@@ -67,13 +68,13 @@ class NightOutcome(ScreenOutcome, CallOutcome):
         return rows
 
     def done(self) -> str:
-        """Say whether the batch was screened before, and name images that are new or changed."""
-        new, changed = self.come_since, self.changed_since
-        if not self.repeated or not new + changed:
+        """Say whether the batch was screened before, and name images that are not the same now."""
+        new, changed, gone = self.come_since, self.changed_since, self.gone_since
+        if not self.repeated or not new + changed + gone:
             return super().done()
         since = ", ".join(
             f"{counted(len(uris), 'image')} {what} since ({_named(uris)})"
-            for uris, what in ((new, "came"), (changed, "changed"))
+            for uris, what in ((new, "came"), (changed, "changed"), (gone, "disappeared"))
             if uris
         )
         return f"batch {self.batch} was published before; {since}: --force screens all images again"
@@ -136,15 +137,16 @@ def screen_held(
             ready.result()
         screened = replace(screened, model=as_begun(store, screened.batch, screened.model))
         outcome = call_screened(held, settings, screened, seal, called)
-    new, changed, repeated = list[str](), list[str](), called is not None
-    if repeated:
-        new, changed = come_since(store, screened.batch, options, screened.model.classes)
+    since: list[list[str]] = [[], [], []]
+    if repeated := called is not None:
+        since = come_since(store, screened.batch, options, screened.model.classes)
     figures = outcome_of(screened, seal, repeated, time.monotonic() - started)
     return NightOutcome(
         **figures.model_dump() | outcome.model_dump(),
         taken_for=taken.sorts,
-        come_since=new,
-        changed_since=changed,
+        come_since=since[0],
+        changed_since=since[1],
+        gone_since=since[2],
     )
 
 

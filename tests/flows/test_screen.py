@@ -310,6 +310,8 @@ def test_a_repeated_run_names_the_images_that_came_since(
     file.write_bytes(file.read_bytes() + b"another")  # photograph, under the same name
     changed = f"came since (late.png), 1 image changed since ({file.name}): --f"
     assert changed in screen_night(folder, ready).text()
+    file.unlink()
+    assert f"1 image disappeared since ({file.name}): --f" in screen_night(folder, ready).text()
     shutil.rmtree(folder)
     assert screen_night(folder, ready).come_since == []
 
