@@ -28,6 +28,7 @@ from flows.options.flows import Commission, Screen
 from flows.settings import Settings
 from flows.smears.call import published
 from flows.smears.commission import commission
+from flows.smears.commissioning.laboratory import LaboratoryError
 from flows.smears.jobs.grouped_rows import Rules, group_rows
 from flows.smears.night import screen
 from flows.smears.stages.chosen_thresholds import counting_at
@@ -56,6 +57,17 @@ def negatives(into: Path) -> None:
         folder = into / "known" / f"healthy {place % NEGATIVES}"
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder)
+
+
+def commission_known(into: Path, settings: Settings) -> None:
+    """Commission a laboratory with its slides, or with those that are not refused by name."""
+    known = Commission(images=str(into / "known"), batch="known", laboratory="lab", negative="all")
+    try:
+        commission.fn(known, settings)
+    except LaboratoryError as error:
+        names = {folder.name for folder in (into / "known").iterdir()}
+        left = sorted(name for name in names if f"{name} " not in str(error))
+        commission.fn(known.model_copy(update={"negative": left}), settings)
 
 
 def trials(fields: pa.Table, rng: np.random.Generator) -> Iterator[Trial]:
@@ -148,10 +160,7 @@ def tried(
         negatives(into)
         screen.fn(Screen(images=str(into / "night"), batch="new"), settings)
         yield "new", calls(into / "store", "new", rng)
-        known = Commission(
-            images=str(into / "known"), batch="known", laboratory="lab", negative="all"
-        )
-        commission.fn(known, settings)
+        commission_known(into, settings)
         screen.fn(Screen(images=str(into / "night"), batch="there", detector="lab"), settings)
         yield "commissioned", calls(into / "store", "there", rng)
 

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flows.monitoring.console import warn
 from flows.outcome import shell_command
@@ -188,6 +189,7 @@ class Suspects:
     answers: BatchAnswers
     detector: DetectorCard | None
     wanted: float
+    _owners: dict[str, Patient] = field(default_factory=dict)  # of cells that somebody marked
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -255,10 +257,11 @@ class Suspects:
         return self._confirmed(suspect, theirs, {reader: theirs})
 
     def confirmations(self) -> list[tuple[Suspect, Confirmation]]:
-        """List the patients that persons are asked about, with the answers of the majority."""
+        """List the answers of the majority on patients that are asked about, or have a parasite."""
         given = self.answers.by_reader()
-        answers = agreement.consensus(given)
-        return [(each, self._confirmed(each, answers, given)) for each in self.asked]
+        answers, marked = agreement.consensus(given), self._elsewhere(given)
+        some = [each for each in self.every if each in self.asked or self._patient(each) in marked]
+        return [(each, self._confirmed(each, answers, given)) for each in some]
 
     def by_patient(self) -> dict[Patient, Confirmation]:
         """Return the answers on the patients of whom somebody has read a cell."""
@@ -274,9 +277,10 @@ class Suspects:
         # By the rates of the threshold at which this patient's cells were called.
         store, detector = self.answers.store, self.detector
         rates = None if detector is None else rates_of(store, detector, threshold)
-        cells = set(suspect.order)
+        marked = replace(suspect, elsewhere=self._elsewhere(given).get(self._patient(suspect), ()))
+        cells = {*marked.order, *marked.elsewhere}
         disputed = cells.intersection(chain(*given.values())) - answers.keys()
-        confirmation = confirm(suspect, answers, positive, rates, self.wanted, disputed)
+        confirmation = confirm(marked, answers, positive, rates, self.wanted, disputed)
         by = {reader: theirs for reader, theirs in given.items() if theirs.keys() & cells}
         if confirmation.answer in DECIDED:
             is_seen = confirmation.answer == PatientAnswer.CONFIRMED
@@ -287,6 +291,29 @@ class Suspects:
             }
             by = {reader: theirs for reader, theirs in by.items() if theirs.items() & agreed}
         return replace(confirmation, readers=tuple(by), read_at=self.answers.last_at(cells, by))
+
+    def _patient(self, suspect: Suspect) -> Patient:
+        return patient_of(self.row(suspect))
+
+    @cached_property
+    def _shown(self) -> set[str]:
+        return {image for each in self.every for image in each.order}
+
+    def _elsewhere(self, given: ByReader) -> dict[Patient, tuple[str, ...]]:
+        """List the cells that readers call parasites, but were not asked about, by patient."""
+        said = chain.from_iterable(theirs.items() for theirs in given.values())
+        positive = self.answers.card.classes[0]
+        marked = {image for image, answer in said if answer == positive} - self._shown
+        if new := marked - self._owners.keys():
+            batch, columns = self.answers.batch, ["image_id", "slide_id", "patient_id"]
+            images = report_path(batch.name, batch.batch_date)
+            for part in iterate_rows(self.answers.store, *images, columns=columns):
+                some = part.filter(pc.is_in(part["image_id"], pa.array(sorted(new))))
+                self._owners |= {row["image_id"]: patient_of(row) for row in some.to_pylist()}
+        found = defaultdict(list)
+        for image in sorted(marked & self._owners.keys()):
+            found[self._owners[image]].append(image)
+        return {patient: tuple(images) for patient, images in found.items()}
 
     def seconds(self, suspect: Suspect) -> float:
         """Sum how long persons have looked at a patient's cells."""

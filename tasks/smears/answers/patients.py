@@ -47,7 +47,8 @@ class Suspect:
     ``called`` are the called cells by digest, most probable first; ``others`` are the next most
     probable, which are read if few were called. ``cells`` counts the red cells read. Of all
     ``red_cells``, whole or not, ``looking`` look parasitized, whether they count or not.
-    ``is_covered``: error rates were measured on slides like the patient's.
+    ``is_covered``: error rates were measured on slides like the patient's. ``elsewhere`` are other
+    cells of the patient that some person called a parasite.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Suspect:
     looking: int
     red_cells: int
     is_covered: bool
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def order(self) -> list[str]:
@@ -124,15 +126,16 @@ def confirm(
     negative call excludes.
     """
     order = suspect.order
-    read = [image for image in order if image in answers]
+    shown = [*order, *suspect.elsewhere]
+    read = [image for image in shown if image in answers]
     parasites = sum(answers[image] == positive for image in read)
-    differing = [image for image in order if image in disputed]
+    differing = [image for image in shown if image in disputed]
     answer = PatientAnswer.OPEN
     if parasites:
         answer = PatientAnswer.CONFIRMED
     elif differing:
         answer = PatientAnswer.DISPUTED
-    elif len(read) == len(order) and order:
+    elif order and all(image in answers for image in order):
         unsure = any(answers[image] == UNSURE for image in read)
         answer = PatientAnswer.UNSURE if unsure else PatientAnswer.REFUSED
     confirmation = Confirmation(answer, len(read) + len(differing), parasites)
@@ -169,7 +172,8 @@ def _true_calls(suspect: Suspect, answers: Answers, positive: str) -> Counted:
     Other cells that a person calls parasites count too: some were set aside.
     """
     read = [image for image in suspect.called if image in answers]
-    known = sum(answers.get(image) == positive for image in (*suspect.called, *suspect.others))
+    shown = {*suspect.called, *suspect.others, *suspect.elsewhere}
+    known = sum(answers.get(image) == positive for image in shown)
     drawn = [image for image in suspect.called[FIRST:] if image in answers]
     hits = sum(answers[image] == positive for image in drawn)
     return _with_unread(known, len(suspect.called) - len(read), hits, len(drawn))

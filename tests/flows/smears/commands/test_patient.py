@@ -46,6 +46,24 @@ def test_what_readers_have_said_stands_on_it(settings: Settings, tmp_path: Path)
     assert "persons: refused" in (tmp_path / "p0.html").read_text()
 
 
+def test_a_parasite_that_a_reader_finds_by_chance_confirms_a_patient(settings: Settings) -> None:
+    store = Store(settings.store)
+    add_patients(store, {"p0": 2, "p1": 4, "p2": 0})
+    session, _ = open_session(
+        store, published_batch(store, "night"), limit=9, per_slide=99, unmarked=0.25
+    )
+    suspects = Suspects(session, None, 0.01)
+    shown = {image for each in suspects.every for image in each.order}
+    rows = session.scored.to_pylist()
+    for name in ("p0", "p2"):  # p2 is negative, and nobody is asked
+        own = [row["image_id"] for row in rows if row["patient_id"] == name]
+        session.answer("Ada", next(image for image in own if image not in shown), "Parasitized", 1)
+    for image in suspects.asked[0].order:
+        session.answer("Cy", image, "Uninfected", 1.0)
+    said = {patient: each.answer for (_, patient), each in suspects.by_patient().items()}
+    assert said == {"p0": "confirmed", "p2": "confirmed"}
+
+
 def test_the_table_opens_in_a_spreadsheet(settings: Settings, tmp_path: Path) -> None:
     patient(PatientSheet(name="p1", batch="night", to=str(tmp_path / "p1.csv")), settings)
     _, lines = read_csv((tmp_path / "p1.csv").read_bytes())

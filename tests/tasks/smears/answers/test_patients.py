@@ -56,6 +56,15 @@ def test_a_cell_on_which_readers_differ_disputes_a_patient_without_certain_paras
         assert (told.answer, told.read) == (answer, 3)
 
 
+def test_a_parasite_that_a_person_finds_elsewhere_confirms_and_counts() -> None:
+    marked = replace(suspect(3), elsewhere=("e",))
+    refused = dict.fromkeys(marked.order, U)
+    told = confirm(marked, refused | {"e": P}, P, RATES.counting, 0.01)
+    assert (told.answer, told.call, told.read, told.parasites) == ("confirmed", "positive", 4, 1)
+    assert told.parasitaemia >= 1 / 1000  # type: ignore[operator]
+    assert confirm(marked, refused, P, None, 0.01, {"e"}).answer == PatientAnswer.DISPUTED
+
+
 def test_the_count_is_that_of_the_parasites_that_persons_see() -> None:
     half = confirm(suspect(8), dict(zip(suspect(8).order, [P, U] * 4, strict=True)), P,
                    RATES.counting, 0.01)  # fmt: skip
