@@ -154,7 +154,9 @@ def confirm(
     if answer == PatientAnswer.REFUSED:
         bound = max(upper_bound(called.high, cells, sure), high)
         excluded = suspect.is_covered and bound <= wanted
-        call = Call.NEGATIVE if excluded else Call.INDETERMINATE
+        if not excluded:  # then nobody knows the parasitaemia
+            return replace(confirmation, call=Call.INDETERMINATE)
+        call = Call.NEGATIVE
     return replace(confirmation, call=call, parasitaemia=middle, low=low, high=high)
 
 

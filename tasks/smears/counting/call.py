@@ -24,7 +24,7 @@ LEAST_CELLS, LEAST_CELLS_NEW = 30, 200
 INCLUSIONS = np.full(1, 0.03)
 MOST_SURVIVED = 0.5  # parasitaemia, a share: more is rather something that is no blood
 MOST_FIELDS = 100  # photographs that somebody would still take
-LEAST_SHOWN = 5e-5  # percent: less is written as 0
+LEAST_SHOWN = 1e-4  # percent: less is written as 0
 
 NO_PICTURES = "No pictures found: slidewatch reads PNG, JPEG, TIFF, BMP, WebP and HEIC"
 NO_CELLS = (
@@ -326,7 +326,9 @@ def photograph_text(night: Mapping[str, Any], patient: Mapping[str, Any]) -> str
     """Write in a sentence what one photograph shows, from its rows of batch and patient."""
     if not night["scored"]:
         return NO_CELLS
-    call = f"{patient['call'].capitalize()}"
+    call = str(patient["call"]).capitalize()
+    if patient["call"] == Call.UNREADABLE:
+        call += f" ({', '.join(patient['call_reasons'])})"
     if patient["call"] == Call.POSITIVE:
         call += f", about {percent_text(patient['corrected_percent'])}"
     return f"{call}: of {counted(night['scored'], 'cell')} {suspects_text(patient)}"
@@ -343,18 +345,15 @@ def next_text(call: str, cells: int, needed: int | None) -> str:
             "A person must look at these cells. For a parasitaemia photograph 20 fields of the "
             "patient into a folder, and give slidewatch screen that folder"
         )
+    if call == Call.UNREADABLE:
+        return "Photograph the smear again, sharp and without writing, or have a person read it"
     if call != Call.INDETERMINATE:
         return ""
     more = 0 if needed is None else -(-needed // max(cells, 1)) - 1
-    if not 0 < more <= MOST_FIELDS:
-        return (
-            "One photograph is too few for a call: photograph 20 fields of the patient into a "
-            "folder, and give slidewatch screen that folder"
-        )
-    return (
-        f"One photograph is too few for a call: with {more} more like it the patient would be "
-        "suspected"
-    )
+    what = "photograph 20 fields of the patient into a folder, and give slidewatch screen that"
+    if 0 < more <= MOST_FIELDS:
+        what = f"with {more} more like it the patient would be suspected"
+    return f"One photograph is too few for a call: {what}"
 
 
 def call_text(row: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from tasks.images import geometry
 from tasks.images.decoding import BadImageError
 from tasks.smears.segmentation import contours
 from tasks.smears.segmentation.absorbance import rim
-from tasks.smears.segmentation.finding import Cells
+from tasks.smears.segmentation.finding import LEAST_DIAMETER, Cells
 from tasks.types import Float, Pixels
 
 SHADOW, HIGHLIGHT = 2, 253  # of 255; JPEG moves clipped pixels by a level or two
@@ -75,9 +75,10 @@ def _between(field: Pixels, ends: Float) -> Pixels:
 
 
 def refuse_other(field: Pixels, found: Cells, quality: Mapping[str, Any]) -> None:
-    """Raise BadImageError if a photograph with cells is no thin smear, by its `field_quality`."""
+    """Raise BadImageError if a photograph is no thin smear, by its cells and `field_quality`."""
     if not found.cells:
-        return
+        seen = f"no red cell in it, or none that is {LEAST_DIAMETER} pixels wide"
+        raise BadImageError("no_thin_smear", f"{seen}; photograph a thin smear")
     white = sum(cell.kind == "white" for cell in found.cells)
     light = np.percentile(field[::4, ::4].reshape(-1, 3), 90, axis=0)
     stain = [max(1.0, quality[f"stain_{name}"]) for name in ("red", "green", "blue")]

@@ -155,15 +155,18 @@ def settle(
     """Decide the kind of every file that its header left open.
 
     Pictures of similar size in one folder come from one camera: they are fields if most of those
-    tried show several cells. Groups that were not tried are what most others of their size are,
-    or cells. ``seen`` is from the headers, and ``tried`` the numbers of whole cells that the finder
-    counted in some files, None if it could not. All rows that are not returned are cells.
+    tried show several cells, or if they are large and none shows a cell. Groups that were not tried
+    are what most others of their size are, or cells. ``seen`` is from the headers, and ``tried``
+    the numbers of whole cells that the finder counted in some files, None if it could not. All rows
+    that are not returned are cells.
     """
     votes = Counter[Group | int | None]()
     for file, cells in tried.items():
         group = _group(file, seen)
         if group is not None and cells is not None:
-            vote = 1 if cells >= SEVERAL else -1
+            vote = MOST_TRIED if cells >= SEVERAL else -MOST_TRIED
+            if not cells and group[1] is not None:
+                vote = 1
             votes[group] += vote
             votes[group[1]] += vote
     sorts = {row: each for row, each in seen.items() if not isinstance(each, tuple)}

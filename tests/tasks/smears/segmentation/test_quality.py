@@ -92,6 +92,7 @@ def test_packed_is_where_no_ground_is_seen() -> None:
         (thick_film(), "a thick film, dark nuclei without red cells"),
         (clouds(14), "nothing in it has the edge of a cell"),
         (clouds(30, of_one_colour=False), "white cells alone would be"),
+        (ground(), "no red cell in it, or none that is 8 pixels wide"),
     ],
 )
 def test_what_is_no_thin_smear_is_refused(field: Field, why: str) -> None:
@@ -100,5 +101,5 @@ def test_what_is_no_thin_smear_is_refused(field: Field, why: str) -> None:
 
 
 def test_a_thin_smear_is_read_however_empty() -> None:
-    for field in (rendered(3).pixels, field_of((100, 100)), ground()):
+    for field in (rendered(3).pixels, field_of((100, 100))):
         refuse_other(field, find_cells(field), quality(field))
