@@ -139,7 +139,13 @@ def chosen(store: Store, options: Screen) -> detectors.DetectorCard:
     kept = () if options.force and options.detector else _screened_by(store, options.batch)
     wanted = options.detector
     of_batch = (each for each in kept if wanted in (None, each, detectors.name_of(each)))
-    return detectors.load_detector_card(store, next(of_batch, wanted), console.warn)
+    found = detectors.load_detector_card(store, name := next(of_batch, wanted), console.warn)
+    if name is None and not found.parent:
+        every = detectors.list_detectors(store, on_damage=console.warn)
+        if labs := sorted({detectors.name_of(each.name) for each in every if each.parent}):
+            known = f"name it ({', '.join(labs)}) as --detector"
+            console.warn(f"{found.name} judges: if the laboratory is commissioned, {known}")
+    return found
 
 
 def refuse_another(store: Store, options: Screen) -> None:

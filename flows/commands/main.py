@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from contextlib import nullcontext
+from io import TextIOWrapper
 from pkgutil import resolve_name
 from typing import NoReturn
 
@@ -99,6 +100,8 @@ def _run(name: str, given: Given) -> int:
             outcome = run(function, options, settings)
         else:
             outcome = function(options, settings)
+    if isinstance(sys.stdout, TextIOWrapper):  # which may know ASCII alone
+        sys.stdout.reconfigure(errors="backslashreplace")
     for piece in outcome.pieces(as_json):
         sys.stdout.write(piece)
     sys.stdout.flush()

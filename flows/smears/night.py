@@ -137,9 +137,8 @@ def screen_held(
             ready.result()
         screened = replace(screened, model=as_begun(store, screened.batch, screened.model))
         outcome = call_screened(held, settings, screened, seal, called)
-    since: list[list[str]] = [[], [], []]
-    if repeated := called is not None:
-        since = come_since(store, screened.batch, options, screened.model.classes)
+    repeated, classes = called is not None, screened.model.classes
+    since = come_since(store, screened.batch, options, classes) if repeated else [[], [], []]
     figures = outcome_of(screened, seal, repeated, time.monotonic() - started)
     return NightOutcome(
         **figures.model_dump() | outcome.model_dump(),

@@ -19,6 +19,7 @@ from storage.reports.tables import FIELDS, report_path, rows_by_shard
 from storage.store import Store, StoreError
 from tasks.images.access.addresses import path_of
 from tasks.smears.visualisation.geojson import feature_collection
+from tasks.words import counted
 
 # A source, rows of its cells, and their outlines.
 SourceCells = tuple[str | None, pa.Table, list[Any]]
@@ -38,7 +39,8 @@ class ContoursOutcome(Outcome):
             ("folder", self.folder),
             ("next", "drag a file onto its photograph or slide in QuPath"),
         ]
-        return f"batch {self.batch}: {self.cells:,} cells in {self.files:,} files\n{table(rows)}"
+        made = f"{counted(self.cells, 'cell')} in {counted(self.files, 'file')}"
+        return f"batch {self.batch}: {made}\n{table(rows)}"
 
 
 def contours(options: Contours, settings: Settings) -> ContoursOutcome:

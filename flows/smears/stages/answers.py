@@ -260,7 +260,8 @@ class Suspects:
         """List the answers of the majority on patients that are asked about, or have a parasite."""
         given = self.answers.by_reader()
         answers, marked = agreement.consensus(given), self._elsewhere(given)
-        some = [each for each in self.every if each in self.asked or self._patient(each) in marked]
+        pairs = zip(self.every, map(patient_of, self.rows), strict=True)
+        some = [each for each, patient in pairs if each in self.asked or patient in marked]
         return [(each, self._confirmed(each, answers, given)) for each in some]
 
     def by_patient(self) -> dict[Patient, Confirmation]:
@@ -277,7 +278,8 @@ class Suspects:
         # By the rates of the threshold at which this patient's cells were called.
         store, detector = self.answers.store, self.detector
         rates = None if detector is None else rates_of(store, detector, threshold)
-        marked = replace(suspect, elsewhere=self._elsewhere(given).get(self._patient(suspect), ()))
+        elsewhere = self._elsewhere(given).get(patient_of(self.row(suspect)), ())
+        marked = replace(suspect, elsewhere=elsewhere)
         cells = {*marked.order, *marked.elsewhere}
         disputed = cells.intersection(chain(*given.values())) - answers.keys()
         confirmation = confirm(marked, answers, positive, rates, self.wanted, disputed)
@@ -291,9 +293,6 @@ class Suspects:
             }
             by = {reader: theirs for reader, theirs in by.items() if theirs.items() & agreed}
         return replace(confirmation, readers=tuple(by), read_at=self.answers.last_at(cells, by))
-
-    def _patient(self, suspect: Suspect) -> Patient:
-        return patient_of(self.row(suspect))
 
     @cached_property
     def _shown(self) -> set[str]:

@@ -71,8 +71,8 @@ def nights_before(store: Store, day: date, limit: int) -> Sequence[Row]:
 def screened_batch(store: Store, name: str | None) -> manifests.Batch:
     """Load the batch of a published report, by default the newest; StoreError without."""
     if name is None:
-        row, _ = next(newest_batches(store, lambda name: True, console.warn), (None, None))
-        if row is None:
+        rows = (row for row, _ in newest_batches(store, lambda name: True, console.warn))
+        if (row := next((row for row in rows if row["images"]), None)) is None:
             raise StoreError("no batch has a report yet: run slidewatch screen first")
         name = str(row["batch"])
     return published_batch(store, name)

@@ -37,8 +37,8 @@ COUNTED = {
 SET_ASIDE = Column(
     "set_aside",
     COUNTS,
-    "of these, those that do not count: ones stranger than parasites are, and those that the "
-    "border cuts or another cell covers",
+    "of these, those that do not count: ones stranger than parasites are, and those that "
+    "are cut off or touch others",
     "images",
     histogram(
         "CASE WHEN is_parasitized AND is_diagnosed AND abnormality IS NULL THEN 'cut' "

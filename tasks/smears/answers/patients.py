@@ -20,6 +20,7 @@ from tasks.smears.answers.sheets import UNSURE, ordered
 from tasks.smears.counting.call import Call, percent_text, range_text
 from tasks.smears.counting.interpretation import LEVEL, ErrorRates, corrected, interval, upper_bound
 from tasks.smears.counting.rates import NODES, Rate
+from tasks.words import counted, verb
 
 MOST_READ = 10  # cells of a patient: one key press each
 TAIL = (1 - LEVEL) / 2
@@ -91,6 +92,14 @@ class Confirmation:
     def by(self) -> str:
         """Write who has read, and on which day; empty where nobody has."""
         return f"{' and '.join(self.readers)}, {self.read_at:%Y-%m-%d}" if self.read_at else ""
+
+    @property
+    def found(self) -> str:
+        """Write how many of the cells that were read are parasites, or that readers differ."""
+        n, cells = self.parasites, counted(self.read, "cell")
+        if self.answer == PatientAnswer.DISPUTED:
+            return f"readers differ on some of {cells}"
+        return f"{n} of {cells} {verb(n, 'is a parasite', 'are parasites')}"
 
     @property
     def figure(self) -> str | None:

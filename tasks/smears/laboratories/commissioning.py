@@ -203,7 +203,8 @@ def laboratory_warnings(slides: int) -> list[str]:
     """Warn of a laboratory with too few slides."""
     if slides >= ENOUGH_SLIDES:
         return []
-    few = "one slide calibrates" if slides == 1 else f"only {slides} slides calibrate"
+    number = f"only {slides}" if slides else "no"
+    few = "one slide calibrates" if slides == 1 else f"{number} slides calibrate"
     return [
         f"{few} this laboratory: below {ENOUGH_SLIDES} its false-alarm level is a guess, for the "
         "most part that of the fitted slides"

@@ -13,7 +13,7 @@ from scipy.special import logit
 
 from flows.commands.status import status, verify
 from flows.fit import fit
-from flows.options.flows import Commission, Evaluate, Fit, Screen
+from flows.options.flows import Commission, Evaluate, Fit, Nightly, Screen
 from flows.options.tools import Status, Verify
 from flows.settings import Settings
 from flows.smears.commission import commission
@@ -21,7 +21,7 @@ from flows.smears.commissioning.laboratory import LaboratoryError
 from flows.smears.commissioning.report import LaboratoryOutcome
 from flows.smears.evaluate import evaluate
 from flows.smears.jobs.laboratory_slides import Added
-from flows.smears.night import NightOutcome, screen
+from flows.smears.night import NightOutcome, nightly, screen
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
 from storage.models import detectors
@@ -344,7 +344,7 @@ def test_a_laboratory_of_another_detector_or_model_is_refused(
 
 
 def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
-    nights: Path, lab: Settings
+    nights: Path, lab: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     healthy = str(nights / "healthy")
     outcome = commission.fn(Commission(images=healthy), lab)
@@ -364,6 +364,16 @@ def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
     assert f"missing          {outcome.missing[0]}" in outcome.text()
     assert "healthy-v0002" in Path(outcome.page).read_text()
     assert not outcome.failed
+
+    # A night of the same photographs is called alike, if it names the laboratory.
+    there = nightly.fn(Nightly(inbox=healthy, detector="healthy", settle=0), lab)
+    assert (there.detector, there.patients) == (outcome.detector, outcome.patients)
+    capsys.readouterr()
+    anew = nightly.fn(Nightly(inbox=healthy, series="other", settle=0), lab)
+    assert anew.detector == parent
+    assert (
+        "the laboratory is commissioned, name it (healthy) as --detector" in capsys.readouterr().err
+    )
 
     # Another version replaces the report; one that died between the two is finished.
     at = {"images": healthy, "laboratory": "healthy", "batch": outcome.batch}

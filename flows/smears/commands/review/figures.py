@@ -43,8 +43,7 @@ class PatientRow(BaseModel):
     def text(self) -> str:
         """Write the answer for a person."""
         persons = self.persons
-        sentence = f"machine: {self.machine}; persons: {persons.answer} ({persons.parasites} of "
-        sentence += f"{counted(persons.read, 'cell')})"
+        sentence = f"machine: {self.machine}; persons: {persons.answer} ({persons.found})"
         return sentence + (f", hence {persons.call}, {persons.figure}" if persons.figure else "")
 
 
