@@ -60,20 +60,20 @@ class ReviewOutcome(Outcome):
     precision_high: float | None
 
     def _text(self) -> str:
-        answers = words.counted(sum(self.answers.values()), "answer")
+        answers = words.counted(sum(self.answers.values()), "imported answer")
         return f"batch {self.batch}: {answers}\n{table(self.rows())}"
 
     def rows(self) -> list[tuple[str, object]]:
         """List the answers and the precision as names and texts."""
         worth = self.abnormal_other + self.abnormal_wrong
-        abnormal = "nobody has looked at an abnormal cell yet"
+        abnormal = "no imported answer is of an abnormal cell"
         if self.precision is not None:
             abnormal = (
                 f"{worth:,} of {self.abnormal_looked_at:,} looked at were worth a look: precision "
                 f"{self.precision:.2f} ({self.precision_low:.2f} to {self.precision_high:.2f}); "
                 f"{self.abnormal_other:,} not a cell, {self.abnormal_wrong:,} wrongly diagnosed"
             )
-        return [("answers", numbered(self.answers) or "none"), ("abnormal", abnormal)]
+        return [("imported", numbered(self.answers) or "none"), ("abnormal", abnormal)]
 
 
 class ImportOutcome(ReviewOutcome):
