@@ -105,7 +105,7 @@ def test_the_sheet_has_the_answers_of_both_and_no_name_breaks_out() -> None:
     said = page.words
     assert "21,000 parasites/µL: 9 of 4,000 cells called parasitized" in said
     assert "persons: confirmed" in said
-    assert "4 of the 10 cells they read are parasites: positive, 1% (0.5 to 2%)" in said
+    assert "4 of 10 cells are parasites: positive, 1% (0.5 to 2%)" in said
     assert f"{40 - SLIDES} more slides are in the slide report" in said
     assert len(page.of("img")) == 2 * CELLS
     assert not page.of("script")

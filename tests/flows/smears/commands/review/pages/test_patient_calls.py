@@ -60,7 +60,7 @@ def test_a_patient_is_confirmed_on_a_sheet_whose_answer_stands_beside_the_machin
         ("p0", "positive", "confirmed"),
         ("p1", "positive", "refused"),
     ]
-    assert "machine: positive; persons: refused (0 of 10 cells)" in outcome.text()
+    assert "machine: positive; persons: refused (0 of 10 cells are parasites)" in outcome.text()
 
 
 def test_the_order_is_the_called_cells_then_the_next_most_probable(session: Session) -> None:
