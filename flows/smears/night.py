@@ -137,15 +137,15 @@ def screen_held(
             ready.result()
         screened = replace(screened, model=as_begun(store, screened.batch, screened.model))
         outcome = call_screened(held, settings, screened, seal, called)
-    repeated, classes = called is not None, screened.model.classes
-    since = come_since(store, screened.batch, options, classes) if repeated else [[], [], []]
+    repeated, batch, classes = called is not None, screened.batch, screened.model.classes
+    came, changed, gone = come_since(store, batch, options, classes) if repeated else ([], [], [])
     figures = outcome_of(screened, seal, repeated, time.monotonic() - started)
     return NightOutcome(
         **figures.model_dump() | outcome.model_dump(),
         taken_for=taken.sorts,
-        come_since=since[0],
-        changed_since=since[1],
-        gone_since=since[2],
+        come_since=came,
+        changed_since=changed,
+        gone_since=gone,
     )
 
 

@@ -56,6 +56,7 @@ from tasks.smears.visualisation.calls import patient_name, positive_first
 ASKED = (call.Call.POSITIVE, call.Call.SUSPECTED, call.Call.INDETERMINATE)
 OF_SLIDES = ["slide_id", "patient_id", "red_cells", "cell_size", "sharpness"]
 ByReader = Mapping[str, Mapping[str, str]]  # current answers by reader and by digest
+Marked = Mapping[Patient, tuple[str, ...]]  # cells that somebody calls parasites
 MOST_CALLED = 5000  # of a patient: those beyond are the least probable of very many
 
 
@@ -250,19 +251,20 @@ class Suspects:
 
     def confirmation(self, suspect: Suspect, reader: str | None = None) -> Confirmation:
         """Return the answer of a reader, or of the majority of all readers, on a patient."""
-        if reader is None:
-            given = self.answers.by_reader()
-            return self._confirmed(suspect, agreement.consensus(given), given)
-        theirs = self.answers.of_reader(reader)
-        return self._confirmed(suspect, theirs, {reader: theirs})
+        given = (
+            self.answers.by_reader() if reader is None else {reader: self.answers.of_reader(reader)}
+        )
+        answers = agreement.consensus(given) if reader is None else given[reader]
+        return self._confirmed(suspect, answers, given, self._elsewhere(given))
 
     def confirmations(self) -> list[tuple[Suspect, Confirmation]]:
         """List the answers of the majority on patients that are asked about, or have a parasite."""
         given = self.answers.by_reader()
         answers, marked = agreement.consensus(given), self._elsewhere(given)
+        asked = set(map(id, self.asked))
         pairs = zip(self.every, map(patient_of, self.rows), strict=True)
-        some = [each for each, patient in pairs if each in self.asked or patient in marked]
-        return [(each, self._confirmed(each, answers, given)) for each in some]
+        some = [each for each, patient in pairs if id(each) in asked or patient in marked]
+        return [(each, self._confirmed(each, answers, given, marked)) for each in some]
 
     def by_patient(self) -> dict[Patient, Confirmation]:
         """Return the answers on the patients of whom somebody has read a cell."""
@@ -272,17 +274,16 @@ class Suspects:
         return {patient_of(self.row(each)): answer for each, answer in confirmed if answer.read}
 
     def _confirmed(
-        self, suspect: Suspect, answers: Mapping[str, str], given: ByReader
+        self, suspect: Suspect, answers: Mapping[str, str], given: ByReader, marked: Marked
     ) -> Confirmation:
-        positive, threshold = self.answers.card.classes[0], self.row(suspect)["counting_threshold"]
+        positive, row = self.answers.card.classes[0], self.row(suspect)
         # By the rates of the threshold at which this patient's cells were called.
         store, detector = self.answers.store, self.detector
-        rates = None if detector is None else rates_of(store, detector, threshold)
-        elsewhere = self._elsewhere(given).get(patient_of(self.row(suspect)), ())
-        marked = replace(suspect, elsewhere=elsewhere)
-        cells = {*marked.order, *marked.elsewhere}
+        rates = None if detector is None else rates_of(store, detector, row["counting_threshold"])
+        suspect = replace(suspect, elsewhere=marked.get(patient_of(row), ()))
+        cells = {*suspect.order, *suspect.elsewhere}
         disputed = cells.intersection(chain(*given.values())) - answers.keys()
-        confirmation = confirm(marked, answers, positive, rates, self.wanted, disputed)
+        confirmation = confirm(suspect, answers, positive, rates, self.wanted, disputed)
         by = {reader: theirs for reader, theirs in given.items() if theirs.keys() & cells}
         if confirmation.answer in DECIDED:
             is_seen = confirmation.answer == PatientAnswer.CONFIRMED
@@ -298,7 +299,7 @@ class Suspects:
     def _shown(self) -> set[str]:
         return {image for each in self.every for image in each.order}
 
-    def _elsewhere(self, given: ByReader) -> dict[Patient, tuple[str, ...]]:
+    def _elsewhere(self, given: ByReader) -> Marked:
         """List the cells that readers call parasites, but were not asked about, by patient."""
         said = chain.from_iterable(theirs.items() for theirs in given.values())
         positive = self.answers.card.classes[0]

@@ -24,6 +24,7 @@ LEAST_CELLS, LEAST_CELLS_NEW = 30, 200
 INCLUSIONS = np.full(1, 0.03)
 MOST_SURVIVED = 0.5  # parasitaemia, a share: more is rather something that is no blood
 MOST_FIELDS = 100  # photographs that somebody would still take
+FIELDS = "photograph 20 fields of the patient into a folder, and give slidewatch screen that folder"
 LEAST_SHOWN = 1e-4  # percent: less is written as 0
 
 NO_PICTURES = "No pictures found: slidewatch reads PNG, JPEG, TIFF, BMP, WebP and HEIC"
@@ -341,18 +342,14 @@ def next_text(call: str, cells: int, needed: int | None) -> str:
     'One photograph is too few for a call: with 2 more like it the patient would be suspected'
     """
     if call in CONFIRMED:
-        return (
-            "A person must look at these cells. For a parasitaemia photograph 20 fields of the "
-            "patient into a folder, and give slidewatch screen that folder"
-        )
+        return f"A person must look at these cells. For a parasitaemia {FIELDS}"
     if call == Call.UNREADABLE:
         return "Photograph the smear again, sharp and without writing, or have a person read it"
     if call != Call.INDETERMINATE:
         return ""
     more = 0 if needed is None else -(-needed // max(cells, 1)) - 1
-    what = "photograph 20 fields of the patient into a folder, and give slidewatch screen that"
-    if 0 < more <= MOST_FIELDS:
-        what = f"with {more} more like it the patient would be suspected"
+    is_near = 0 < more <= MOST_FIELDS
+    what = f"with {more} more like it the patient would be suspected" if is_near else FIELDS
     return f"One photograph is too few for a call: {what}"
 
 

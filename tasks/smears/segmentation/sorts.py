@@ -165,7 +165,7 @@ def settle(
         group = _group(file, seen)
         if group is not None and cells is not None:
             vote = MOST_TRIED if cells >= SEVERAL else -MOST_TRIED
-            if not cells and group[1] is not None:
+            if not cells and group[1] is not None:  # decides only where nothing shows cells
                 vote = 1
             votes[group] += vote
             votes[group[1]] += vote
