@@ -287,7 +287,7 @@ def test_the_report_says_how_good_the_abnormal_list_is_and_no_reviewed_cell_is_e
 ) -> None:
     nothing = report(ReviewReport(batch="night"), screened)
     assert nothing.precision is None
-    assert "nobody has looked" in nothing.text()
+    assert "no imported answer is of an abnormal cell" in nothing.text()
     found = review_all(screened, tmp_path / "out")
     more = export(ReviewExport(to=str(tmp_path / "more"), batch="night"), screened)
     assert (more.cells, more.left_out) == (0, {"reviewed before": sum(found.answers.values())})
