@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from uuid import uuid4
 
 SYNCS = 4  # of files, at once
@@ -34,6 +35,12 @@ def appear_folder(stage: Path, behind: Path, target: Path) -> None:
     make_folder(target.parent)
     behind.rename(target)
     sync(target.parent)
+
+
+def clock(folder: Path) -> float:
+    """Return the time of the disk in seconds; its clock may be another machine's."""
+    with TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime
 
 
 def make_folder(folder: Path) -> None:

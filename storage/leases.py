@@ -223,24 +223,23 @@ def sweep(store: Store) -> int:
     for path in _stages(store):
         # Another run removes it, it belongs to another user, or the holder's record is damaged.
         with suppress(OSError, StoreError):
-            if time.time() - path.stat().st_mtime >= OLD and not _has_holder(store, path.name):
+            since = disk.clock(path.parent) - OLD
+            if path.stat().st_mtime <= since and not _has_holder(store, path.name, since):
                 disk.discard(path, path.parent)
                 count += 1
     return count
 
 
-def _has_holder(store: Store, stage: str) -> bool:
-    """Return whether a run that may work for longer than `OLD` holds the lease of a stage.
-
-    A holder renews its record, so one that ran out a day ago has ended, however wrong its clock is.
-    """
+def _has_holder(store: Store, stage: str, since: float) -> bool:
+    """Return whether a run holds the lease of a stage, and has renewed it after ``since``."""
     named = STAGE.fullmatch(stage)
     if named is None:
         return False
-    number, record = _current(store, (*named[1].split("~"), "lease"))
+    folder = (*named[1].split("~"), "lease")
+    number, record = _current(store, folder)
     if record is None or number != int(named[2]) or _has_ended(record):
         return False
-    return record.expires_at + timedelta(seconds=OLD) > _now()
+    return Path(store.path(*folder, _file(number))).stat().st_mtime > since
 
 
 def _take(

@@ -138,14 +138,10 @@ def screen_held(
         screened = replace(screened, model=as_begun(store, screened.batch, screened.model))
         outcome = call_screened(held, settings, screened, seal, called)
     repeated, batch, classes = called is not None, screened.batch, screened.model.classes
-    came, changed, gone = come_since(store, batch, options, classes) if repeated else ([], [], [])
+    since = come_since(store, batch, options, classes) if repeated else {}
     figures = outcome_of(screened, seal, repeated, time.monotonic() - started)
     return NightOutcome(
-        **figures.model_dump() | outcome.model_dump(),
-        taken_for=taken.sorts,
-        come_since=came,
-        changed_since=changed,
-        gone_since=gone,
+        **figures.model_dump() | outcome.model_dump() | since, taken_for=taken.sorts
     )
 
 

@@ -5,7 +5,6 @@ import os
 import pickle
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -239,12 +238,12 @@ def test_what_killed_runs_leave_is_swept_a_day_later(store: Store) -> None:
 def test_a_stage_of_another_boot_is_swept_when_its_lease_ran_out_a_day_ago(
     store: Store, ago: float, swept: int
 ) -> None:
-    """Nobody can ask that process, and an hour may be the error of its clock."""
+    """Nobody can ask that process: the disk's own clock says when it renewed its lease last."""
     leave(store, "batches~x~000001~a", DAY + 60)
     holder = leases._this_process().model_copy(update={"processes": "another boot"})
-    ended = leases._now() - timedelta(seconds=ago)
-    record = leases.LeaseRecord(holder=holder, taken_at=ended, expires_at=ended)
-    record.write(store, "batches", "x", "lease", "000001.json")
+    record = leases.LeaseRecord(holder=holder, taken_at=leases._now(), expires_at=leases._now())
+    record.write(store, *(place := ("batches", "x", "lease", "000001.json")))
+    os.utime(store.path(*place), (time.time() - ago, time.time() - ago))
     assert sweep(store) == swept
 
 

@@ -116,12 +116,12 @@ def _cut(
 
 def come_since(
     store: Store, batch: manifests.Batch, options: Screen, classes: Sequence[str]
-) -> tuple[list[str], list[str], list[str]]:
+) -> dict[str, list[str]]:
     """Name sources that came since a batch began, have another size, or are gone; not of many."""
     images, taken_as = as_given(options.images), options.taken_as
     large = batch.rows > MOST_COMPARED
     if options.limit is not None or large or _is_of_cells(store, images):
-        return [], [], []
+        return {}
     if segmentations.segmentation_for(store, batch) is None:
         taken_as = "cells"
         known = manifests.read_manifest(store, batch, columns=["uri", "size"])
@@ -131,14 +131,14 @@ def come_since(
         listed = _list(store, options, classes, taken_as).table()
     except SourceError as error:
         warn(f"whether images came since batch {batch.name} began is not known: {error}")
-        return [], [], []
+        return {}
     before, now = (
         dict(zip(files["uri"].to_pylist(), files["size"].to_pylist(), strict=True))
         for files in (known, listed)
     )
     changed = [uri for uri, size in now.items() if before.get(uri) not in (None, size)]
     come, gone = ([uri for uri in a if uri not in b] for a, b in ((now, before), (before, now)))
-    return come, changed, gone
+    return {"come_since": come, "changed_since": changed, "gone_since": gone}
 
 
 def _is_of_cells(store: Store, images: str | list[str]) -> bool:
