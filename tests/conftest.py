@@ -27,7 +27,7 @@ pytest_plugins = [
 
 # Machines differ and are shared: how long an example takes decides nothing. `make test` tries the
 # same examples each time, so that a change fails by its own fault; `make test-all` draws new ones.
-settings.register_profile("slidewatch", deadline=None, derandomize=True)
+settings.register_profile("slidewatch", deadline=None, derandomize=True, max_examples=40)
 settings.register_profile("new-examples", deadline=None, derandomize=False)
 settings.load_profile("slidewatch")
 

@@ -34,7 +34,7 @@ from tests.support.faults.runs import files_of
 SAYABLE = {"Parasitized", "Uninfected", "other"}
 SIDE = 32
 QUICK = of_test(
-    max_examples=60,
+    max_examples=20,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -109,7 +109,7 @@ def of_kind(kind: pa.DataType) -> st.SearchStrategy[Any]:
     return TEXTS
 
 
-@of_test(QUICK, max_examples=150)
+@of_test(QUICK, max_examples=50)
 @given(data=st.data())
 def test_whatever_is_changed_in_a_manifest_each_row_is_an_image_or_says_why_not(
     data: st.DataObject, here: Store, tmp_path: Path

@@ -107,6 +107,7 @@ def test_the_same_night_has_the_same_tuning_and_a_resumed_one_keeps_it(
     assert all(np.array_equal(values, second[tap]) for tap, values in first.items())
 
 
+@pytest.mark.slow
 def test_later_nights_of_a_laboratory_have_the_tuning_of_its_first(
     made: Settings, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

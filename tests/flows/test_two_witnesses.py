@@ -138,6 +138,7 @@ def lab(made: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sett
     return copied(made, tmp_path / "lab")
 
 
+@pytest.mark.slow
 def test_labelled_cells_of_a_laboratory_are_class_statistics_there(
     made: Settings, lab: Settings, tmp_path: Path
 ) -> None:

@@ -211,6 +211,7 @@ def arrays_in(settings: Settings) -> list[bytes]:
     return [Path(settings.store, name).read_bytes() for name in names]
 
 
+@pytest.mark.slow
 def test_two_fits_at_once_take_their_turn_and_neither_is_lost(
     night: tuple[Settings, Path], tmp_path: Path
 ) -> None:

@@ -342,4 +342,4 @@ class Ledger(RuleBasedStateMachine):
 
 
 TestLedger = Ledger.TestCase
-TestLedger.settings = settings(max_examples=9, stateful_step_count=30)
+TestLedger.settings = settings(max_examples=4, stateful_step_count=30)

@@ -29,6 +29,7 @@ def scheduler(s3_bucket: str) -> Iterator[str]:
         yield cluster.scheduler_address
 
 
+@pytest.mark.slow
 def test_a_night_on_s3_ends_in_a_report_with_every_image_once(
     scheduler: str, s3_bucket: str, store_with_model: Store, cells: Path, tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ def run(tmp_path: Path) -> Run:
     return command
 
 
+@pytest.mark.slow
 def test_the_core_trains_fits_screens_retracts_and_prunes_alone(run: Run, tmp_path: Path) -> None:
     known = write_cells(tmp_path / "known", 12, 12, seed=0)
     write_cells(tmp_path / "night", 3, 12, seed=1, first=100)

@@ -142,6 +142,7 @@ def test_at_a_commissioned_laboratory_the_company_of_others_changes_no_row_of_a_
         assert alone == theirs
 
 
+@pytest.mark.slow
 def test_a_laboratory_is_commissioned_screened_at_and_loses_a_night(
     nights: Path, lab: Settings
 ) -> None:
@@ -238,6 +239,7 @@ def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
     assert verify(Verify(), of_may).damaged == []
 
 
+@pytest.mark.slow
 def test_labelled_cells_adapt_the_diagnosis_of_a_laboratories_nights_and_not_its_counts(
     nights: Path, lab: Settings
 ) -> None:

@@ -176,8 +176,13 @@ class CutOffError(Exception):
     """Training was killed."""
 
 
-@pytest.mark.parametrize("plan", [RESUMED, replace(RESUMED, averaging=NONE)])
-@pytest.mark.parametrize("network", ["timm:test_resnet", "torchvision:mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    ("network", "plan"),
+    [
+        ("timm:test_resnet", replace(RESUMED, averaging=NONE)),
+        ("torchvision:mobilenet_v3_small", RESUMED),
+    ],
+)
 def test_training_that_was_cut_off_in_epoch_3_comes_to_the_same_bytes(
     pixels: NDArray[np.uint8], network: str, plan: TrainingPlan
 ) -> None:

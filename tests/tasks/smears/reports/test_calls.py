@@ -358,7 +358,7 @@ FORMS: dict[str, dict[str, Any]] = {
 ODD_CELLS = st.lists(st.tuples(st.floats(-6, 8), st.sampled_from(sorted(FORMS))), max_size=12)
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(st.integers(10, 1500), ODD_CELLS, st.data(), st.booleans(), st.booleans())
 def test_no_call_is_less_urgent_because_a_cell_is_likelier_or_there_is_one_more(
     ordinary: int,
