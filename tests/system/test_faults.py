@@ -170,6 +170,7 @@ def test_a_killed_worker_costs_nothing_but_time(
     assert comparable(outcome.report).equals(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_a_fit_calibrates_changes_nothing(
     night: tuple[Settings, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def needed(bench: FilledBench, flow: str) -> int:
     return used - before + 16 * PAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flow", "rooms"),
     [("screening", 2), *(pytest.param(flow, ROOMS, marks=pytest.mark.slow) for flow in FLOWS)],

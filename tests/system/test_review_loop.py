@@ -121,6 +121,7 @@ def review_all(settings: Settings, folder: Path, **said: Any) -> ImportOutcome:
     return import_answers(ReviewImport(file=str(fill_in(Path(out.sheet), **said))), settings)
 
 
+@pytest.mark.slow
 def test_what_a_person_called_ordinary_is_less_abnormal_after_the_next_fit(
     screened: Settings, night: Path, tmp_path: Path
 ) -> None:

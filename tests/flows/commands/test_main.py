@@ -204,7 +204,7 @@ def test_a_scheduler_that_a_file_of_settings_names_is_said(
     ]
 
 
-@pytest.mark.parametrize("logs", ["text", "json"])
+@pytest.mark.parametrize("logs", ["json", pytest.param("text", marks=pytest.mark.slow)])
 def test_a_new_store_has_the_detector_of_the_package(tmp_path: Path, logs: str) -> None:
     """In a process of its own, as an operator starts it."""
     command = ["-m", "flows.commands.main"]

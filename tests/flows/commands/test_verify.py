@@ -182,7 +182,14 @@ def test_a_whole_store_is_whole(full: Store, capsys: pytest.CaptureFixture[str])
     assert "things compared" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", FILES)
+# Of each third file where no slow test is asked for.
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if place % 3 else [])
+        for place, path in enumerate(FILES)
+    ],
+)
 def test_a_bit_turned_over_is_found_and_its_file_is_named(
     full: Store, path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

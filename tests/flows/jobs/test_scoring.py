@@ -209,6 +209,7 @@ def test_features_that_rot_between_the_stages_are_not_scored(
         score_night(night, card)
 
 
+@pytest.mark.slow
 def test_parts_are_a_share_of_what_is_left(store_with_model: Store) -> None:
     slides = [(f"p{n:03}", f"s{n}", 10, 0.0) for n in range(256)]
     night = made_up(store_with_model, slides, shard_rows=8)

@@ -1,5 +1,7 @@
 import ctypes
 
+import pytest
+
 from tests.support.needs import needs
 from tests.support.processes import python
 
@@ -26,6 +28,7 @@ def page_faults(how: str) -> int:
     return int(ran.stdout)
 
 
+@pytest.mark.slow
 @needs("glibc", hasattr(ctypes.CDLL(None), "mallopt"), "this is another allocator")
 def test_freed_memory_is_used_again_and_not_asked_for_anew() -> None:
     assert page_faults("kept") < page_faults("as it is") / 10

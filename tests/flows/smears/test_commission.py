@@ -189,6 +189,7 @@ def test_a_laboratory_is_commissioned_screened_at_and_loses_a_night(
     assert "may" not in kept
 
 
+@pytest.mark.slow
 def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
     nights: Path, of_may: Settings
 ) -> None:

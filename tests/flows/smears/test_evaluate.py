@@ -26,6 +26,7 @@ from tasks.images.access.files import SourceError
 from tasks.metrics.metrics import SINGLE
 from tasks.smears.evaluation.measures import TEST, VERDICT
 from tasks.smears.evaluation.scored import CLEAN, FILE, OWN, Treatment
+from tests.support.fitted import SMALL
 from tests.support.images import write_cells, write_mixed_night
 
 ATTACKS = ["fgsm", "pgd"]
@@ -41,7 +42,9 @@ def settings(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settin
         store=str(root / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=32
     )
     smears = str(root / "smears")
-    train.fn(Train(images=smears, model="m", epochs=2, side=32, arithmetic="float32"), made)
+    train.fn(
+        Train(images=smears, model="m", epochs=2, side=32, arithmetic="float32", **SMALL), made
+    )
     fit.fn(Fit(images=smears, batch="smears"), made)
     copies = root / "copies"
     copies.mkdir()

@@ -121,6 +121,7 @@ def test_the_same_batch_gives_the_same_bits_again_and_in_another_process() -> No
         assert logits == again.tobytes().hex()
 
 
+@pytest.mark.slow
 def test_integers_give_the_same_bits_on_processors_without_vnni(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

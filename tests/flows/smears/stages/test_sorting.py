@@ -69,6 +69,7 @@ def test_a_mixture_is_told_and_each_part_is_taken_for_what_it_is(
     assert str(mixed) in Path(outcome.page).read_text()
 
 
+@pytest.mark.slow
 def test_the_report_is_that_of_the_two_commands(mixed: Path, tiny_ready: Settings) -> None:
     for cell in mixed.glob("*.png"):
         if cell.stem not in {"field", "larger"}:

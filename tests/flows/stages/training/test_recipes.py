@@ -57,10 +57,8 @@ def test_a_training_is_named_by_all_that_decides_its_outcome() -> None:
     assert digests[0] == training_digest(RECIPE, labelled(pixels.copy(), [0, 1, 0, 1]))
 
 
-@pytest.mark.parametrize(
-    ("most_lost", "arithmetic"),
-    [(1.0, "int8"), pytest.param(-1.1, "float32", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("most_lost", "arithmetic"), [(1.0, "int8"), (-1.1, "float32")])
 def test_a_network_that_integers_serve_worse_stays_in_float32(
     most_lost: float, arithmetic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

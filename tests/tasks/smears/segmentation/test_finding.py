@@ -187,7 +187,7 @@ def test_light_that_falls_off_does_not_matter() -> None:
 
 @pytest.mark.parametrize("overlapping", [0.0, 0.2, 0.4])
 def test_cells_are_counted_within_five_percent(overlapping: float) -> None:
-    fields = [rendered(seed, overlapping=overlapping) for seed in range(8)]
+    fields = [rendered(seed, overlapping=overlapping) for seed in range(4)]
     counted = sum(len(find_cells(field.pixels).cells) for field in fields)
     assert counted == pytest.approx(sum(len(field.cells) for field in fields), rel=0.05)
 

@@ -83,6 +83,7 @@ def ready(page: Any, cells: int) -> None:
         page.wait_for_timeout(50)
 
 
+@pytest.mark.slow
 def test_fast_typing_loses_no_answer(store_with_model: Store, tmp_path: Path) -> None:
     """A page an answer lost every key typed while it loaded: 34 keys gave 16 answers."""
     batch = night(store_with_model, tmp_path / "cells", cells=90, flagged=40)
