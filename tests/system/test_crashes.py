@@ -16,7 +16,7 @@ from tests.support.faults.trials import Bench, count
 
 RECOVERIES = 1  # of all points at which a recovery may die, tried after each point of the first run
 TORN = FAILING = 20  # of all calls of a run, tried
-EVERY = 24  # of these points one is tried where no slow test is asked for
+EVERY = 40  # of these points one is tried where no slow test is asked for
 FLOWS = ("screening", "fitting", "retracting", "segmenting")
 OF_LABORATORIES = ("withdrawing", "commissioning")
 

@@ -201,6 +201,7 @@ def test_an_image_that_is_gone_or_changed_is_named_and_left_out(
     assert out.cells == len(list((tmp_path / "out" / "images").iterdir()))
 
 
+@pytest.mark.slow
 def test_a_second_import_replaces_the_first_and_a_cell_counts_once(
     screened: Settings, night: Path, tmp_path: Path
 ) -> None:
@@ -241,6 +242,7 @@ def test_a_second_import_replaces_the_first_and_a_cell_counts_once(
     assert (Path(store.root) / "labels" / "night" / "0001.parquet").exists()
 
 
+@pytest.mark.slow
 def test_a_cell_of_two_nights_is_a_label_in_one(
     screened: Settings, night: Path, tmp_path: Path
 ) -> None:

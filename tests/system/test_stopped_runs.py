@@ -87,7 +87,8 @@ def other(bench: Bench) -> Run:
     return Run("screen", options)
 
 
-@pytest.mark.parametrize("anywhere", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("anywhere", [False, True])
 def test_a_run_that_is_stopped_changes_nothing_when_it_comes_back(
     bench: Bench, anywhere: bool
 ) -> None:

@@ -165,6 +165,7 @@ def test_the_score_is_the_one_that_screening_reports(
         assert abnormality == pytest.approx(reported[uri], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_cut_off_goes_on_and_ends_alike(
     settings: Settings, outcome: EvaluationOutcome
 ) -> None:

@@ -79,6 +79,7 @@ def test_errors_merge_and_are_taken_out_exactly_and_make_a_counting_threshold(
     assert set(left.slides) == set(before.slides) - {json.dumps(["patient", held_out])}
 
 
+@pytest.mark.slow
 def test_a_detector_of_several_laboratories_was_measured_at_none(
     ready: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

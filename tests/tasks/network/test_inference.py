@@ -108,6 +108,7 @@ def printed(program: str, *words: str, **settings: str) -> list[list[str]]:
     return [line.split() for line in other.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_same_batch_gives_the_same_bits_again_and_in_another_process() -> None:
     program = (
         "import torch\n"

@@ -142,6 +142,7 @@ def test_a_folder_of_cells_is_screened_as_before(cells: Path, tiny_ready: Settin
     assert "taken for" not in outcome.text()
 
 
+@pytest.mark.slow
 def test_an_inbox_is_looked_at_too(mixed: Path, tiny_ready: Settings) -> None:
     outcome = nightly.fn(Nightly(inbox=str(mixed), settle=0), tiny_ready)
     assert outcome.taken_for == {"fields": 2, "cells": 3}

@@ -58,7 +58,7 @@ def test_of_many_patients_the_first_are_opened_and_others_lead_to_their_slides()
     assert len(re.findall(r'<a href="#slide-\d+">p\d+</a>', page)) > 0
 
 
-@pytest.mark.parametrize("patients", [1, 40])
+@pytest.mark.parametrize("patients", [pytest.param(1, marks=pytest.mark.slow), 40])
 def test_a_page_of_100_000_cells_with_all_it_can_show_stays_below_5_megabytes(
     patients: int,
 ) -> None:
