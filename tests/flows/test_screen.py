@@ -210,10 +210,7 @@ def test_a_folder_that_was_copied_gives_no_certainty(
     assert outcome.slides_for_review == len(copied)
 
 
-@pytest.mark.parametrize(
-    "gone",
-    ["images", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("slides", "batches"))],
-)
+@pytest.mark.parametrize("gone", ["slides", "batches", "images"])
 def test_a_report_that_is_missing_is_published_again_with_the_same_bytes(
     images: Path, ready: Settings, gone: str
 ) -> None:

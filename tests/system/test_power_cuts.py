@@ -44,6 +44,7 @@ def cut(bench: PoweredBench, flow: str, points: list[int]) -> None:
     counts.check()
 
 
+@pytest.mark.slow
 def test_what_a_night_has_written_is_there_after_a_power_cut(powered: PoweredBench) -> None:
     """Cut right after a shard has been entered into the ledger, and after the seal."""
     calls = powered.calm(powered.screening).ended.calls

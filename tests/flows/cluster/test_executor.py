@@ -91,7 +91,7 @@ def test_results_come_in_order_and_each_job_runs_once(client: Client, tmp_path: 
     assert {runs_of(tmp_path, i) for i in range(12)} == {1}
 
 
-@pytest.mark.parametrize("deaths", [1, 2])
+@pytest.mark.parametrize("deaths", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_job_survives_the_death_of_its_workers(
     client: Client, tmp_path: Path, deaths: int
 ) -> None:

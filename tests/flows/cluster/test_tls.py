@@ -47,6 +47,7 @@ def _security(cluster: Operated, ca: str = "certificates", pair: str = "certific
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ca", ["certificates", "other"])
 def test_a_client_of_another_authority_is_refused(cluster: Operated, ca: str) -> None:
     """Whether or not it trusts the scheduler."""

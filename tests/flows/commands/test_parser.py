@@ -86,9 +86,7 @@ def test_commands_of_two_words_have_a_first_word_with_a_meaning() -> None:
     assert set(PARTS) == {name.split()[0] for name in COMMANDS if " " in name}
 
 
-@pytest.mark.parametrize(
-    "shell", ["bash", *(pytest.param(each, marks=pytest.mark.slow) for each in ("zsh", "fish"))]
-)
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_script_for_a_shell_knows_every_command_and_option(shell: Any) -> None:
     script = make_app().generate_completion(shell=shell)
     for name in COMMANDS:

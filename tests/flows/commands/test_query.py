@@ -122,7 +122,7 @@ def test_wrong_sql_is_one_line(sql: str, query: Run) -> None:
     [
         (HUGE, 2, r"given up after 2 seconds|2GiB of memory"),
         (LONG, 1, r"given up after 1 seconds"),
-        (LISTED, 60, r"2GiB of memory"),
+        pytest.param(LISTED, 60, r"2GiB of memory", marks=pytest.mark.slow),
     ],
 )
 def test_no_statement_passes_the_limits_of_memory_and_time(

@@ -80,6 +80,7 @@ def passed(store: Store) -> tuple[NDArray[np.float32], str]:
     return np.frombuffer(bytes.fromhex(logits), np.float32), threads
 
 
+@pytest.mark.slow
 def test_a_model_runs_without_pytorch_unless_it_has_no_graph(
     store_with_model: Store,
 ) -> None:

@@ -212,6 +212,7 @@ def test_images_of_seen_patients_alone_are_refused(settings: Settings, tmp_path:
         _evaluate(settings, images=str(tmp_path), name="seen", detector="m-v0001")
 
 
+@pytest.mark.slow
 def test_the_detector_that_comes_along_is_evaluated_in_an_empty_store(
     settings: Settings, tmp_path: Path
 ) -> None:

@@ -29,7 +29,8 @@ NETWORKS = [
 ]
 
 ARITHMETICS = [
-    *("float32", "int8"),
+    "float32",
+    pytest.param("int8", marks=pytest.mark.slow),
     pytest.param("bfloat16", marks=needs("bfloat16", has_bfloat16(), "it is not here")),
 ]
 

@@ -125,6 +125,7 @@ def test_an_answer_that_the_server_does_not_take_is_told_and_sent_again(
     assert said == ["Parasitized"]
 
 
+@pytest.mark.slow
 def test_a_telephone_shows_two_cells_in_a_row(store_with_model: Store, tmp_path: Path) -> None:
     night(store_with_model, tmp_path / "cells", cells=60)
     add_patients(store_with_model, {"p0": 2, "p1": 4})
