@@ -44,7 +44,7 @@ def needed(bench: FilledBench, flow: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("flow", "rooms"),
-    [("screening", 2), *(pytest.param(flow, ROOMS, marks=pytest.mark.slow) for flow in FLOWS)],
+    [("screening", 4), *(pytest.param(flow, ROOMS, marks=pytest.mark.slow) for flow in FLOWS)],
 )
 def test_a_run_on_a_disk_that_fills_up_is_finished_when_there_is_room(
     filled: FilledBench, flow: str, rooms: int

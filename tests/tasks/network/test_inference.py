@@ -115,7 +115,7 @@ def test_the_same_batch_gives_the_same_bits_again_and_in_another_process() -> No
         "import torch\n"
         "from tests.support.networks import computing_in, images\n"
         "torch.set_num_threads(1)\n"
-        f"for each in {['float32', *['bfloat16'] * has_bfloat16()]}:\n"
+        f"for each in {['float32', 'int8', *['bfloat16'] * has_bfloat16()]}:\n"
         "    print(each, computing_in(each).run(images(5))[1].tobytes().hex())"
     )
     for arithmetic, logits in printed(program, OMP_NUM_THREADS="2"):
