@@ -24,9 +24,9 @@ class StandIn:
     threads: int = 2
 
 
-def classifier(network: str, taps: tuple[str, ...] | None = None) -> Classifier:
+def classifier(network: str, taps: tuple[str, ...] | None = None, side: int = 64) -> Classifier:
     torch.manual_seed(0)
-    made = build(network_spec(network, ("a", "b"), 64, taps=taps)).eval()
+    made = build(network_spec(network, ("a", "b"), side, taps=taps)).eval()
     for module in made.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
@@ -44,11 +44,11 @@ def drawn(spec: NetworkSpec, seed: int = 0) -> Classifier:
     return made
 
 
-def images(count: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8)
+def images(count: int, side: int = 64) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
-def computing_in(arithmetic: Arithmetic) -> Inference:
-    made = classifier(DEFAULT_NETWORK)
+def computing_in(arithmetic: Arithmetic, side: int = 64) -> Inference:
+    made = classifier(DEFAULT_NETWORK, side=side)
     made.spec = replace(made.spec, arithmetic=arithmetic)
-    return inference(made, in_int8(made, images(40)) if arithmetic == "int8" else None)
+    return inference(made, in_int8(made, images(40, side)) if arithmetic == "int8" else None)

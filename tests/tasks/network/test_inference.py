@@ -116,10 +116,12 @@ def test_the_same_batch_gives_the_same_bits_again_and_in_another_process() -> No
         "from tests.support.networks import computing_in, images\n"
         "torch.set_num_threads(1)\n"
         f"for each in {['float32', 'int8', *['bfloat16'] * has_bfloat16()]}:\n"
-        "    print(each, computing_in(each).run(images(5))[1].tobytes().hex())"
+        "    for side, n in ((64, 5), (32, 1)):\n"
+        "        found = computing_in(each, side).run(images(n, side))\n"
+        "        print(each, side, n, found[1].tobytes().hex())"
     )
-    for arithmetic, logits in printed(program, OMP_NUM_THREADS="2"):
-        _, again = computing_in(arithmetic).run(images(5))
+    for arithmetic, side, n, logits in printed(program, OMP_NUM_THREADS="2"):
+        _, again = computing_in(arithmetic, int(side)).run(images(int(n), int(side)))
         assert logits == again.tobytes().hex()
 
 
