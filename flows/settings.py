@@ -90,6 +90,7 @@ class Settings(BaseSettings):
     workers: int | None = Field(
         None,
         ge=1,
+        le=1024,
         description="worker processes to start, by default one per processor (cuda: per GPU)",
     )
     first_worker: float = Field(

@@ -8,6 +8,7 @@ Prefect keeps a version of every batch. Events: ``slidewatch.batch.failed`` when
 cannot be reached, a warning is logged and the work continues.
 """
 
+import html
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flows.monitoring.logs import log
-from flows.outcome import numbered
+from flows.outcome import numbered, printable
 from flows.prefect.runs import current_run
 from storage.batches import manifests
 from storage.batches.ledger import Seal
@@ -45,9 +46,8 @@ def markdown_text(value: object) -> str:
     >>> markdown_text("a|b\n<img src=x> [l](javascript:x) _c_")
     'a\\|b &lt;img src=x&gt; \\[l\\]\\(javascript:x\\) \\_c\\_'
     """
-    text = " ".join(str(value).split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", text)
+    text = html.escape(printable(" ".join(str(value).split())), quote=False)
+    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", text).replace("www.", "www\\.")
 
 
 def announce(

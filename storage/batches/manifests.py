@@ -116,12 +116,11 @@ def freeze_batch(store: Store, plan: BatchPlan, rows: int, parts: Iterator[pa.Ta
 def find_batch(store: Store, name: str) -> Batch | None:
     """Find the latest attempt at a batch; None if it has not started."""
     check_name("batch", name)
-    latest = None
-    following = Batch.find(store, "batches", name, "batch.json")
-    while following is not None:
-        latest = following
-        key = key_of(name, latest.attempt + 1)
-        following = Batch.find(store, "batches", key, "batch.json")
+    latest, key = None, name
+    while (following := Batch.find(store, "batches", key, "batch.json")) is not None:
+        if following.key != key:
+            raise StoreError(f"{store.address('batches', key)}/batch.json is of {following.key}")
+        latest, key = following, key_of(name, following.attempt + 1)
     return latest
 
 

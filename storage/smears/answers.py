@@ -1,10 +1,11 @@
 """Keep persons' answers on a batch's cells, and the labels that they make.
 
-Readers' answers are under ``answers/<batch and attempt>/``. ``sample.json`` lists the cells, chosen
-once for all readers. Each answer is a file of its own, ``<number>-<random>.json``, written at once
-and never changed: a reader who changes her mind adds another. So a crash loses nothing, and
-simultaneous readers do not disturb each other. The number is higher than all earlier ones, so
-answers keep their order whichever server wrote them and whatever its clock says.
+Readers' answers are under ``answers/<batch and attempt>/``; those of earlier attempts count too, on
+cells that are outlined again. ``sample.json`` lists the cells, chosen once for all readers. Each
+answer is a file of its own, ``<number>-<random>.json``, written at once and never changed: a reader
+who changes her mind adds another. So a crash loses nothing, and simultaneous readers do not disturb
+each other. The number is higher than all earlier ones, so answers keep their order whichever server
+wrote them and whatever its clock says.
 
 Imported answers are labels, ``labels/<batch>/<n>.parquet``. Every import, from a sheet or from the
 readers' answers, writes a new file, once. It holds all imported answers on the batch up to then,
@@ -22,7 +23,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from storage import parquet, records
-from storage.batches.manifests import Sources, load_batch
+from storage.batches.manifests import Sources, key_of, load_batch
 from storage.models.statistics import latest_statistics
 from storage.store import Store, StoreError, digest_of
 
@@ -126,11 +127,11 @@ def read_answers(
     ``on_damage`` is called with the name of each damaged file and the error; without it the error
     is raised.
     """
-    for name in _files(store, batch):
+    for name, key in _files(store, batch).items():
         if name in known:
             continue
         try:
-            yield name, Answer.read(store, FOLDER, batch, name)
+            yield name, Answer.read(store, FOLDER, key, name)
         except records.NewerError:
             raise
         except StoreError as error:
@@ -153,9 +154,11 @@ def verify_answers(store: Store, batch: str, name: str) -> None:
         Answer.read(store, FOLDER, batch, name)
 
 
-def _files(store: Store, batch: str) -> list[str]:
-    names = store.names(FOLDER, batch)
-    return [name for name in names if name.endswith(".json") and name != SAMPLE]
+def _files(store: Store, batch: str) -> dict[str, str]:
+    batch, _, attempt = batch.partition("~")
+    keys = [key_of(batch, each) for each in range(1, int(attempt or 1) + 1)]
+    names = ((name, key) for key in keys for name in store.names(FOLDER, key))
+    return {name: key for name, key in names if name.endswith(".json") and name != SAMPLE}
 
 
 def _number(name: str) -> int:

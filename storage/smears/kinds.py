@@ -38,6 +38,15 @@ def _call_seal(store: Store, key: str, screening: str) -> None:
     path = tables.report_path(batch.name, batch.batch_date, tables.BATCHES)
     if tables.report_digest(store, path) is None:
         raise StoreError(f"the report that it seals is lost: restore {store.address(*path)}")
+    kept = {tables.IMAGES, *calls.digests.keys() & {tables.PATIENTS, tables.SLIDES}}
+    there = {
+        each
+        for each in kept
+        if store.exists(*tables.report_path(batch.name, batch.batch_date, each))
+    }
+    if there and there < kept and not tables.is_withdrawn(store, batch.name, batch.batch_date):
+        path = tables.report_path(batch.name, batch.batch_date, min(kept - there))
+        raise StoreError(f"a report of the same run is lost: restore {store.address(*path)}")
 
 
 def _digests(store: Store, batch: str, kind: str) -> set[str]:

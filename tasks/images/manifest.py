@@ -118,7 +118,9 @@ def _read_parts(source: str) -> Iterator[pa.Table]:
                 table = csv.read_csv(
                     file,
                     parse_options=csv.ParseOptions(newlines_in_values=True),
-                    convert_options=csv.ConvertOptions(column_types=text, strings_can_be_null=True),
+                    convert_options=csv.ConvertOptions(
+                        column_types=text, strings_can_be_null=True, null_values=[""]
+                    ),
                 )
                 _refuse_columns(table.column_names, source)
                 yield from (table.slice(start, PART) for start in range(0, len(table), PART))
@@ -144,6 +146,10 @@ def _refuse_columns(names: list[str], source: str) -> None:
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise SourceError(f"{source} has two columns of one name: {', '.join(sorted(twice))}")
+    for name in names:
+        meant = "_".join(name.split()).lower()
+        if meant != name and meant in {*SCHEMA.names, LABORATORY}:
+            raise SourceError(f"{source} has a column {name!r}: call it {meant!r}")
     if not {"uri", "source_uri"} & set(names):
         raise SourceError(
             f"{source} has no column 'uri' and no 'source_uri'; it has: "

@@ -32,8 +32,3 @@ class Ruler(bundles.Bundle):
         changed = logits.copy()
         changed[:, self.place] += np.float32(self.bias)
         return changed
-
-
-def ruler_between(home: float, own: float, share: float, place: int) -> Ruler:
-    """Return the ruler that moves a laboratory's ``own`` median a ``share`` of the way home."""
-    return Ruler(share * (home - LOWER - own), place)

@@ -30,7 +30,7 @@ import numpy as np
 from tasks import bundles
 from tasks.network.cutting import LOGITS, Shift
 from tasks.network.processor import NORM, TAP, Graph, OpenVino, noise, openvino, passes
-from tasks.network.ruler import Ruler, ruler_between
+from tasks.network.ruler import LOWER, Ruler
 from tasks.network.spec import NetworkSpec
 from tasks.types import Arrays, Numbers, Pixels, Single, below
 
@@ -186,7 +186,7 @@ def ruled(tuning: Tuning, home: Home, own: Norms, log_odds: Numbers, place: int)
     They are those of the laboratory's cells that look healthy, n >= 1, like ``own``.
     """
     share, median = remoteness(home.distance(own)), float(np.median(log_odds))
-    return replace(tuning, ruler=ruler_between(home.median, median, share, place))
+    return replace(tuning, ruler=Ruler(share * (home.median - LOWER - median), place))
 
 
 def tuned(graph: Graph, spec: NetworkSpec, tuning: Tuning) -> Graph:

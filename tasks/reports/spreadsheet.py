@@ -84,6 +84,9 @@ def read_csv(content: bytes) -> tuple[list[str], Iterator[tuple[int, Mapping[str
     except csv.Error as error:
         raise SpreadsheetError(f"line {skipped + 1}: {error}") from None
 
+    if twice := {name for name in columns if name and columns.count(name) > 1}:
+        raise SpreadsheetError(f"it has two columns of one name: {', '.join(sorted(twice))}")
+
     def rows() -> Iterator[tuple[int, Mapping[str, str]]]:
         line = skipped + reader.line_num + 1
         try:

@@ -19,7 +19,7 @@ from storage.store import Store, digest_of
 from tasks.detector.witnesses import LEAST_CELLS
 from tasks.images.access.files import SourceError
 from tasks.network.cutting import LOGITS
-from tests.support.fitted import CELLS, PATIENTS, copied
+from tests.support.fitted import CELLS, PATIENTS, SMALL, copied
 
 
 @pytest.fixture
@@ -117,8 +117,8 @@ def test_a_model_says_from_which_weights_it_began(images: Path, settings: Settin
         arrays_to_bytes({name.removeprefix("backbone."): a for name, a in begun.items()})
     )
     begun_from = {"weights": str(file), "licence": "CC0-1.0"}
-    small = {"epochs": 1, "side": 32, "limit": 96}
-    train.fn(Train(images=str(images / "smears"), model="n", **begun_from, **small), settings)
+    small = {"epochs": 1, "side": 32, "limit": 96, **SMALL, **begun_from}
+    train.fn(Train(images=str(images / "smears"), model="n", **small), settings)
     training = load_card(store, "n").training
     assert training["licence"] == "CC0-1.0"
     assert training["weights_digest"] == digest_of(file.read_bytes())
@@ -133,7 +133,7 @@ def test_folds_diagnose_every_image_without_its_patient(
     images: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill in the second fold costs neither the model nor the first fold."""
-    options = {"epochs": 1, "side": 32, "arithmetic": "float32"}
+    options = {"epochs": 1, "side": 32, "arithmetic": "float32", **SMALL}
     smears, store = str(images / "smears"), Store(settings.store)
     keep, kept = stages.save_state, []
 

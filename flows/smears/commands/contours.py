@@ -27,20 +27,18 @@ LONGEST_NAME = 220  # bytes of a file's name that are kept; filesystems take 255
 
 
 class ContoursOutcome(Outcome):
-    """The folder, files and cells that `contours` wrote."""
+    """The folder and files that `contours` wrote."""
 
     batch: str
     folder: str
     files: int
-    cells: int
 
     def _text(self) -> str:
         rows: list[tuple[str, object]] = [
             ("folder", self.folder),
             ("next", "drag a file onto its photograph or slide in QuPath"),
         ]
-        made = f"{counted(self.cells, 'cell')} in {counted(self.files, 'file')}"
-        return f"batch {self.batch}: {made}\n{table(rows)}"
+        return f"batch {self.batch}: {counted(self.files, 'file')}\n{table(rows)}"
 
 
 def contours(options: Contours, settings: Settings) -> ContoursOutcome:
@@ -54,7 +52,7 @@ def contours(options: Contours, settings: Settings) -> ContoursOutcome:
             "segment`, or a night with --fields, has cut its images out of photographs or slides"
         )
     fields = read_table(store, *path)
-    cells, names = 0, set[str]()
+    names = set[str]()
     for source, parts in groupby(_parts(store, frozen), key=itemgetter(0)):
         if source is None:  # what could not be read
             continue
@@ -62,11 +60,9 @@ def contours(options: Contours, settings: Settings) -> ContoursOutcome:
         file = to_write(f"{options.to}/{name}", store, force=options.force)
         file.parent.mkdir(parents=True, exist_ok=True)
         of_source = fields.filter(pc.equal(fields["source_uri"].cast(pa.string()), source))
-        counted = list[int]()
         with written(file) as stage, stage.open("wb") as content:
-            content.writelines(feature_collection(_counting(parts, counted), of_source))
-        cells += sum(counted)
-    return ContoursOutcome(batch=frozen.name, folder=options.to, files=len(names), cells=cells)
+            content.writelines(feature_collection((each[1:] for each in parts), of_source))
+    return ContoursOutcome(batch=frozen.name, folder=options.to, files=len(names))
 
 
 def _parts(store: Store, batch: Batch) -> Iterator[SourceCells]:
@@ -81,19 +77,11 @@ def _parts(store: Store, batch: Batch) -> Iterator[SourceCells]:
             start = stop
 
 
-def _counting(
-    parts: Iterator[SourceCells], counted: list[int]
-) -> Iterator[tuple[pa.Table, list[Any]]]:
-    for _, rows, outlines in parts:
-        counted.append(rows.num_rows)
-        yield rows, outlines
-
-
 def _new_name(source: str, names: set[str]) -> str:
     """Choose a file name for a source that differs from all ``names``, and add it to them."""
-    path = path_of(source)
+    name = "-".join(path_of(source).split("/")[-2:])  # of its folder, too
     # Cut where the whole name would be too long for the filesystem.
-    name = path.rpartition("/")[2].encode()[:LONGEST_NAME].decode(errors="ignore")
+    name = name.encode()[-LONGEST_NAME:].decode(errors="ignore")
     file_name, number = f"{name}.geojson", 1
     while file_name in names:
         number += 1

@@ -47,7 +47,7 @@ class LookOutcome(Outcome):
         said = [self.sentence, self.next_step, *failed]
         if self.page:
             said.append(": ".join((f"{self.light} light", *self.reasons[:1])))
-            said.append(f"{self.page}{'' if self.opened else ' (open it in a browser)'}")
+            said.append(f"{printable(self.page)}{'' if self.opened else ' (open it in a browser)'}")
         return "\n".join(filter(None, said))
 
 

@@ -69,7 +69,7 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
         patient=options.name,
         call=row["call"],
         sentence=calls.call_of(row, persons)["sentence"],
-        persons=persons and f"{persons.answer} by {persons.by}",
+        persons=persons and f"{persons.answer} by {persons.by}: {persons.found}",
         file=options.to,
     )
 

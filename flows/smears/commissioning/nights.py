@@ -20,6 +20,7 @@ from flows.stages.scoring import jobs_of
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.detectors import DetectorCard, LearnedNight
 from storage.records import arrays_to_bytes, now
+from storage.reports.tables import PERSONS, read_report, report_path
 from storage.smears import learned
 from storage.store import Store
 from tasks import bundles
@@ -27,6 +28,7 @@ from tasks.detector.error_counts import THRESHOLDS, ErrorCounts, merge_errors
 from tasks.detector.slides.normal import LEAST
 from tasks.detector.witnesses import Discriminant
 from tasks.reports.image_columns import PARASITIZED
+from tasks.smears.counting.call import Call
 from tasks.smears.counting.interpretation import chance_of_blank
 from tasks.smears.laboratories import adaptation, learning
 
@@ -126,7 +128,11 @@ def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, 
             f"batch {batch.name} has no slide or patient {unknown[0]}, which is said to be "
             f"negative; there are: {listed or 'none with a name'}, or {learned.ALL} of them"
         )
-    negative = tuple(sorted(set(given)))
+    negative, path = tuple(sorted(set(given))), report_path(batch.name, batch.batch_date, PERSONS)
+    for row in read_report(store, batch, PERSONS).to_pylist() if store.exists(*path) else ():
+        name = row["patient_id"] or row["slide_id"]
+        if row["person_call"] == Call.POSITIVE and {name, row["slide_id"], learned.ALL} & {*given}:
+            raise LaboratoryError(f"persons found parasites in {name}: leave it out of --negative")
     parasites = is_negative(table, negative) & is_parasite(table)
     if parasites.any():
         slides = table.filter(pa.array(parasites))
@@ -201,6 +207,13 @@ def without_replaced(lab: Laboratory, batch: Batch) -> list[LearnedNight]:
         theirs = learned.images_of_batch(store, model, lab.batch(night))
         both = len(images & theirs)
         if night.manifest_digest == batch.manifest_digest or both == len(theirs):
+            known = Added.from_arrays(learned.load_night(store, lab.name, night)).labelled.slides
+            if known and not read_manifest(store, batch, columns=["label"])["label"].drop_null():
+                raise LaboratoryError(
+                    f"night {night.batch} has labels of {len(known):,} cells, which batch "
+                    f"{batch.name}, of the same images, would forget: give the images of that "
+                    f"night, --images {lab.batch(night).images}"
+                )
             warn(
                 f"batch {batch.name} has the images of night {night.batch}, and takes its place in "
                 "the laboratory: an image counts once"

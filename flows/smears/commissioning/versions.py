@@ -26,7 +26,6 @@ from flows.stages.error_counts import ERRORS
 from storage import leases, records
 from storage.batches.manifests import Batch
 from storage.models import detectors, tunings
-from storage.models.adaptation import AdaptationCard
 from storage.store import digest_of
 from tasks.detector import error_counts
 from tasks.detector.detector import Detector
@@ -136,7 +135,7 @@ def _adapted(
     return trial, errors
 
 
-def _adaptation_card(trial: Trial) -> AdaptationCard:
+def _adaptation_card(trial: Trial) -> detectors.AdaptationCard:
     change = trial.change
     measured = {
         "scale": change.adaptation.scale,
@@ -146,8 +145,8 @@ def _adaptation_card(trial: Trial) -> AdaptationCard:
         "gain_low": trial.gain.low,
         "gain_high": trial.gain.high,
     }
-    same = AdaptationCard.model_fields.keys() - measured
-    return AdaptationCard(**measured, **{name: getattr(trial, name) for name in same})
+    same = detectors.AdaptationCard.model_fields.keys() - measured
+    return detectors.AdaptationCard(**measured, **{name: getattr(trial, name) for name in same})
 
 
 def _judged(

@@ -157,7 +157,17 @@ def answers_on(
 def write_answers(store: Store, batch: Batch, found: Mapping[Patient, Confirmation]) -> None:
     """Write the table of what persons answer on the patients of a batch, if there is any answer."""
     path = report_path(batch.name, batch.batch_date, PERSONS)
-    if not found and not store.exists(*path):
+    if store.exists(*path):
+        for row in read_report(store, batch, PERSONS).to_pylist():
+            now_found = found.get(patient_of(row))
+            if row["person_answer"] in DECIDED and (
+                not now_found or now_found.answer not in DECIDED
+            ):
+                warn(
+                    f"patient {patient_name(row)} was {row['person_answer']} by persons, and is "
+                    "not any more: its cells are outlined otherwise, or answers were taken back"
+                )
+    elif not found:
         return
     rows = [
         {

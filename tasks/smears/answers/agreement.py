@@ -31,8 +31,7 @@ def share(hits: int, count: int) -> Agreement | None:
     """Compute a share and its 95% interval (Wilson), which assumes independence; None of none."""
     if not count:
         return None
-    low, high = wilson_interval(np.asarray([hits]), np.asarray([count]))
-    return Agreement(hits / count, float(low[0]), float(high[0]), count)
+    return Agreement(hits / count, *wilson_interval(hits, count), count)
 
 
 def discordant(by_reader: Mapping[str, Answers]) -> list[str]:

@@ -358,10 +358,12 @@ def call_text(row: Mapping[str, Any]) -> str:
 
     >>> row = {"call": "negative", "none_above_percent": 0.31, "cells_called": 1}
     >>> call_text(row | {"cells_read": 5000}).partition(": ")[2]
-    '1 of 5,000 cells called parasitized, as in healthy blood'
+    '1 of 5,000 cells counted as parasitized, as in healthy blood'
     """
     reasons: Sequence[str] = row.get("call_reasons") or ()
-    cells = f"{row['cells_called']:,} of {counted(row['cells_read'], 'cell')} called parasitized"
+    cells = (
+        f"{row['cells_called']:,} of {counted(row['cells_read'], 'cell')} counted as parasitized"
+    )
     if row["call"] == Call.POSITIVE:
         return (
             f"parasites, about {percent_text(row['corrected_percent'])} of red cells "
@@ -386,11 +388,11 @@ def call_text(row: Mapping[str, Any]) -> str:
         (CallReason.RATES_UNKNOWN, ": error rates unknown here;"),
     ):
         if reason in reasons:
-            return f"no answer{why} {cells}"
+            return f"no answer{why} {suspects_text(row)}"
     if row["none_above_percent"] is None:
-        return f"no answer: healthy cells are called as often as parasites here; {cells}"
+        return f"no answer: healthy cells are counted as often as parasites here; {cells}"
     bound = percent_text(row["none_above_percent"])
-    sentence = f"no more than in healthy blood: {cells}; parasitaemia may be up to {bound}"
+    sentence = f"no answer: {cells}, as healthy blood may have; parasitaemia may be up to {bound}"
     if row.get("cells_needed") is None:
         return f"{sentence}, and more cells would not help: healthy slides differ too much"
     return f"{sentence}; {counted(row['cells_needed'], 'cell')} would decide"

@@ -174,9 +174,7 @@ def counting_figures(own: KnownRates, fitted: KnownRates) -> list[LaboratoryFigu
 
 def _share(right: Integers, cells: Integers) -> Interval:
     total = int(cells.sum())
-    low, high = (
-        float(bound[0]) for bound in wilson_interval(np.asarray([right.sum()]), np.asarray([total]))
-    )
+    low, high = wilson_interval(int(right.sum()), total)
     if np.count_nonzero(cells) > 1:
         times = resampled(np.arange(len(cells)))
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -106,25 +106,6 @@ def white_cell(patient: Patient, rng: Generator) -> Pixels:
     return expose(patient, eosin, azure, rng)
 
 
-def natural_texture(rng: Generator) -> Pixels:
-    """Render clouds, bark or growth rings between two random colours; ``(side, side, 3)``."""
-    side = int(rng.integers(90, 190))
-    z = _plane(0, side, 0, side) - _place(side * 2, rng)
-    clouds = np.sum([_clouds(z.shape, 64 >> k, rng) / 2**k for k in range(6)], axis=0)
-    bark = np.sin(z.real / rng.uniform(2, 6) + 2 * clouds) + 0.5 * clouds
-    growth_rings = np.sin(np.abs(z) / rng.uniform(2, 6) + clouds) + 0.3 * clouds
-    pattern = (clouds, bark, growth_rings)[int(rng.integers(3))]
-    blend = 1 / (1 + np.exp(-1.5 * pattern[..., np.newaxis]))
-    dark, bright = rng.uniform(0, 140, 3), rng.uniform(100, 255, 3)
-    return _to_bytes(dark + blend * (bright - dark))
-
-
-def pure_noise(rng: Generator) -> Pixels:
-    """Draw every channel of every pixel at random; ``(side, side, 3)``."""
-    side = int(rng.integers(90, 190))
-    return rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-
-
 def out_of_focus(image: Pixels) -> Pixels:
     """Blur a crop by a twelfth of its width and keep its surround black; same shape."""
     return _blur(image, image.shape[1] / 12) * image.any(axis=2, keepdims=True)
@@ -294,8 +275,6 @@ def _write(path: Path, image: Pixels) -> None:
 
 ABNORMAL: dict[str, Callable[[Patient, Generator], Pixels]] = {
     "white cell": white_cell,
-    "texture": lambda patient, rng: natural_texture(rng),
-    "noise": lambda patient, rng: pure_noise(rng),
     "out of focus": lambda patient, rng: out_of_focus(red_cell(patient, rng, draw_stage(rng))),
     "other stain": lambda patient, rng: other_stain(red_cell(patient, rng, draw_stage(rng))),
 }

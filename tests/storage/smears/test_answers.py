@@ -5,10 +5,15 @@ import pytest
 
 from storage.smears.answers import (
     SCHEMA,
+    Answer,
     Labels,
+    add_answer,
+    in_order,
     labelled_batch,
     latest_labels,
+    next_number,
     other_labels,
+    read_answers,
     save_labels,
 )
 from storage.store import Store, StoreError
@@ -44,6 +49,15 @@ def test_an_import_is_never_overwritten(store: Store) -> None:
     with pytest.raises(StoreError, match="by another run meanwhile"):
         save_labels(store, review("night", 1, "other", "other"))
     assert latest_labels(store, "night").rows.num_rows == 1
+
+
+def test_answers_of_earlier_attempts_count_before_later_ones(store: Store) -> None:
+    for key, reader in (("night", "Ada"), ("night~2", "Ben"), ("night~3", "Cy")):
+        answer = Answer(reader=reader, image_id="00", answer="other", at=WHEN, seconds=1.0)
+        add_answer(store, key, answer, next_number(store, key))
+    found = [each.reader for each in in_order(dict(read_answers(store, "night~2")))]
+    assert found == ["Ada", "Ben"]
+    assert len(dict(read_answers(store, "night"))) == 1
 
 
 def test_other_batches_are_the_others(store: Store) -> None:

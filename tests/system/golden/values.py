@@ -7,8 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.batches.features import FAILED, SCORED, FeatureBlock
-from storage.models.adaptation import AdaptationCard
-from storage.models.detectors import CountingCard, FloorCard, RateCard, ThresholdCard, WitnessCard
+from storage.models.detectors import (
+    AdaptationCard,
+    CountingCard,
+    FloorCard,
+    RateCard,
+    ThresholdCard,
+    WitnessCard,
+)
 from storage.records import Arrays
 from tasks.types import below, nested
 

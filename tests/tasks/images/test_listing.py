@@ -541,6 +541,12 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "night.csv").write_text("uri,label,label\n1.png,a,b\n")
     with pytest.raises(SourceError, match="two columns of one name: label"):
         list_images(str(tmp_path / "night.csv"))
+    (tmp_path / "night.csv").write_text("uri, Patient ID\n1.png,NA\n")
+    with pytest.raises(SourceError, match="column ' Patient ID': call it 'patient_id'"):
+        list_images(str(tmp_path / "night.csv"))
+    (tmp_path / "night.csv").write_text("uri,patient_id,slide_id\n1.png,NA,\n")
+    (row,) = list_images(str(tmp_path / "night.csv")).to_pylist()
+    assert (row["patient_id"], row["slide_id"]) == ("NA", None)
 
 
 def test_a_manifest_out_of_a_spreadsheet_is_read(tmp_path: Path) -> None:

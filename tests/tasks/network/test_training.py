@@ -40,7 +40,10 @@ def pixels() -> NDArray[np.uint8]:
     """Cells (class 0) and noise (class 1): nobody could mistake one for the other."""
     rng = np.random.default_rng(0)
     patient = render.draw_patient(1, rng)
-    images = [render.pure_noise(rng) if c else render.red_cell(patient, rng, None) for c in LABELS]
+    images = [
+        rng.integers(0, 256, (100, 100, 3), np.uint8) if c else render.red_cell(patient, rng, None)
+        for c in LABELS
+    ]
     return np.stack([np.asarray(Image.fromarray(i).resize((SIDE, SIDE))) for i in images])
 
 

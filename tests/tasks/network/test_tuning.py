@@ -13,16 +13,18 @@ from tasks.network.classifier import Classifier, computed, to_pixels
 from tasks.network.conversion import graph_arrays
 from tasks.network.inference import Inference
 from tasks.network.processor import Graph, by_openvino
-from tasks.network.ruler import LOWER, ruler_between
+from tasks.network.ruler import LOWER
 from tasks.network.spec import Computed
 from tasks.network.tuning import (
     DISTANT,
     HALF,
     SMALL,
+    Home,
     Norms,
     Tuning,
     home_of,
     measuring,
+    ruled,
     share_of,
     tunable,
     tune,
@@ -220,8 +222,11 @@ def test_the_bulk_of_a_distant_laboratory_is_lower_than_at_home_and_as_wide_as_i
     own = np.random.default_rng(0).normal(0, 2.5, 999)
     own += -2 - np.median(own)
     logits = np.stack([own, 0 * own] if place == 0 else [0 * own, own], axis=1).astype(np.float32)
-    for share, median in ((0.0, -2), (0.5, -3 - LOWER / 2), (1.0, -4 - LOWER)):
-        read = ruler_between(-4.0, -2.0, share, place).of(logits)
+    one = np.ones(1, np.float32)
+    home = Home(Norms({}, {}), Norms({"n": 0 * one}, {"n": one}), -4.0)
+    for distance, median in ((0.0, -2), (DISTANT, -3 - LOWER / 2), (1e6, -4 - LOWER)):
+        there = Norms({"n": np.sqrt(distance * (1.001 + SMALL)) * one}, {"n": one})
+        read = ruled(Tuning({}, {}, 0.5, {}), home, there, own, place).ruler.of(logits)
         odds = read[:, place] - read[:, 1 - place]
         assert np.median(odds) == pytest.approx(median)
         assert np.allclose(odds - np.median(odds), own - np.median(own), atol=1e-5)

@@ -113,6 +113,7 @@ def test_the_apostrophe_that_was_put_in_front_is_taken_away() -> None:
         (b"", "empty"),
         (b"\n ,\n", "empty"),
         (b"id,note\nx,a,b\n", "line 2 has more cells"),
+        (b"id,Note,note \nx,a,b\n", "two columns of one name: note"),
         (b'id,"note\n' + b"x" * 200_000, "line 1: field larger"),
         (b"\xff\xd8\xff\xe0", "not UTF-8"),
         ("id\nMüller\n".encode("latin-1"), "CSV UTF-8"),

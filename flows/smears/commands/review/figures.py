@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from flows.smears.commands.review.session import Session
 from flows.smears.stages.answers import Suspects
-from tasks.smears.answers.agreement import Agreement, consensus, discordant, kappa, sensitivity
+from tasks.smears.answers.agreement import Agreement, consensus, differing, kappa, sensitivity
 from tasks.smears.answers.patients import Confirmation, PatientAnswer
 from tasks.words import counted
 
@@ -85,10 +85,8 @@ def figures(session: Session) -> list[ToldFigure]:
     )
     name = f"share of all {session.card.classes[0]} cells that the machine caught"
     rows.append(_told(name, missed))
-    differing = len(discordant(by_reader))
-    rows.append(
-        ToldFigure(name="cells on which readers differ", value=float(differing), cells=differing)
-    )
+    n = len(differing(by_reader))
+    rows.append(ToldFigure(name="cells on which readers differ", value=float(n), cells=n))
     return rows
 
 

@@ -102,10 +102,18 @@ def _strangeness(
         for reasons in patients["call_reasons"].filter(is_unreadable).to_pylist()
         if not slide_reasons.OF_IMAGES.isdisjoint(reasons)
     )
+    blurred = sum(
+        f"fields {slide_reasons.FieldReason.OUT_OF_FOCUS}" in reasons
+        for reasons in slides.filter(slides["shifted"])["review_reasons"].to_pylist()
+    )
     limits = row["slides_shifted"] is None or slides["implausible"].null_count < len(slides)
     return [
         *strange_slides(
-            row, sum(implausible["scored"].to_pylist()), shifted, commissioned=commissioned
+            row,
+            sum(implausible["scored"].to_pylist()),
+            shifted,
+            commissioned=commissioned,
+            blurred=blurred,
         ),
         *([] if limits else [(Light.AMBER, WITHOUT_LIMITS)]),
         *strange_patients(Counter(patients["call"].to_pylist()), unreadable),
@@ -113,13 +121,13 @@ def _strangeness(
 
 
 def strange_slides(
-    row: Row, implausible_cells: int, shifted: int, *, commissioned: bool
+    row: Row, implausible_cells: int, shifted: int, *, commissioned: bool, blurred: int = 0
 ) -> list[light.Finding]:
     """List the findings on slides that cannot be a smear, turn, or are unlike known ones.
 
     ``row`` has the night's counts; ``shifted`` counts the slides that may be a smear and are
-    further away than every fitted slide. The detector is ``commissioned`` if it has learned the
-    laboratory.
+    further away than every fitted slide; ``blurred`` of them are out of focus. The detector is
+    ``commissioned`` if it has learned the laboratory.
     """
     findings: list[light.Finding] = []
     slides = counted(row["slides"], "slide")
@@ -140,14 +148,16 @@ def strange_slides(
         findings.append((Light.RED, text))
     if shifted and shifted >= SHIFTED_AMBER * row["slides"]:
         what = (
-            "a stain or camera that is not this laboratory's"
+            "out of focus, and unlike every known slide: photograph the smear again, sharp"
+            if 2 * blurred > shifted
+            else "of a stain or camera that is not this laboratory's"
             if commissioned
-            else "a laboratory, stain or camera that the detector does not know: nobody on such a "
-            "slide is called negative until slidewatch commission has learned slides from there "
-            "that a microscopist found negative (--negative NAME)"
+            else "of a laboratory, stain or camera that the detector does not know: nobody on "
+            "such a slide is called negative until slidewatch commission has learned slides from "
+            "there that a microscopist found negative (--negative NAME)"
         )
         new = shifted >= NEW_LABORATORY * row["slides"]
-        text = f"{shifted:,} of {slides} {verb(shifted, 'is', 'are')} of {what}"
+        text = f"{shifted:,} of {slides} {verb(shifted, 'is', 'are')} {what}"
         findings.append((Light.RED if new else Light.AMBER, text))
     return findings
 

@@ -130,7 +130,7 @@ def _said(row: Mapping[str, Any]) -> str:
     words, chance = page.shortened(row["diagnosis"]), row.get(f"probability_{row['diagnosis']}")
     if row.get("kind") == CellKind.WHITE:
         words, chance = "white cell", None
-    parts = [words if chance is None else f"{words} {chance:.0%}"]
+    parts = [words if chance is None else f"{words} {page.chance_text(chance)}"]
     if row.get("abnormality") is not None:
         parts.append(f"abnormality {page.number_text(row['abnormality'])}")
         parts.append(f"p {page.p_text(row['p_value'])}")

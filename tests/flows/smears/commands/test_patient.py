@@ -1,6 +1,7 @@
 """The sheet of a patient is written from the reports of a night and from what readers have said."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_what_readers_have_said_stands_on_it(settings: Settings, tmp_path: Path)
     session.answer("Cy", image, "unsure", 1.0)  # who has refused nobody
     made = patient(PatientSheet(name="p0", batch="night", to=str(tmp_path / "p0.html")), settings)
     assert made.persons
-    assert made.persons.startswith("refused by Ada, 20")
+    assert re.fullmatch(r"refused by Ada, 20\S+: 0 of 10 cells are parasites", made.persons)
     assert "persons: refused" in (tmp_path / "p0.html").read_text()
 
 
@@ -69,7 +70,7 @@ def test_the_table_opens_in_a_spreadsheet(settings: Settings, tmp_path: Path) ->
     _, lines = read_csv((tmp_path / "p1.csv").read_bytes())
     own = next(lines)[1]
     assert (own["patient_id"], own["result"], own["value"]) == ("p1", "positive", "100000")
-    assert "4 of 500 cells called parasitized" in own["text"]
+    assert "4 of 500 cells counted as parasitized" in own["text"]
 
 
 def test_a_batch_is_exported_for_surveillance(settings: Settings, tmp_path: Path) -> None:

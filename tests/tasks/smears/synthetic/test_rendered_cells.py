@@ -3,35 +3,19 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from tasks.smears.synthetic import rendered_cells as render
-from tasks.smears.synthetic.rendered_cells import Patient, Stage
-from tasks.types import Pixels
 
 NAME = re.compile(
     r"^(?P<patient>.+?)_?thin.*?(?P<field>IMG_\d{8}_\d{6}[a-z]?)_cell_(?P<cell>\d+)\.png$",
     re.IGNORECASE,
 )
-SEEDS = range(20)
-
-
-def draw_patient(seed: int) -> Patient:
-    return render.draw_patient(seed + 1, np.random.default_rng(seed))
-
-
-def draw_cell(seed: int, stage: Stage | None = None) -> Pixels:
-    return render.red_cell(draw_patient(seed), np.random.default_rng(seed), stage)
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
-
-
-def corners(image: Pixels) -> Pixels:
-    return image[[0, 0, -1, -1], [0, -1, 0, -1]]
 
 
 def write_night(folder: Path, seed: int = 5) -> dict[str, str]:
@@ -50,32 +34,6 @@ def write_collection(folder: Path, seed: int = 5) -> int:
     return render.write_collection(
         folder, patients=3, cells_per_patient=10, parasitized_fraction=0.4, seed=seed
     )
-
-
-@pytest.mark.parametrize("stage", [None, "ring", "trophozoite"])
-def test_a_red_cell_is_a_masked_crop_of_the_size_of_real_ones(stage: Stage | None) -> None:
-    crops = [draw_cell(seed, stage) for seed in SEEDS]
-    assert {(crop.ndim, crop.shape[2], crop.dtype.name) for crop in crops} == {(3, 3, "uint8")}
-    sides = np.array([crop.shape[:2] for crop in crops])
-    assert sides.min() >= 85
-    assert sides.max() <= 200
-    assert 115 <= np.median(sides) <= 145
-    assert all(not corners(crop).any() for crop in crops)
-    assert all(0.6 < crop.any(axis=2).mean() < 0.95 for crop in crops)
-
-
-@pytest.mark.parametrize("stage", ["ring", "trophozoite"])
-def test_a_parasite_adds_purple_pixels(stage: Stage) -> None:
-    def purple(image: Pixels) -> int:
-        red, green, blue = np.moveaxis(image.astype(int), 2, 0)
-        typical = np.median(green[green > 0])
-        return int(((green < 0.7 * typical) & (red > green + 20) & (blue > green + 20)).sum())
-
-    infected = [purple(draw_cell(seed, stage)) for seed in SEEDS]
-    uninfected = [purple(draw_cell(seed)) for seed in SEEDS]
-    assert np.median(uninfected) == 0
-    assert np.median(infected) > 60
-    assert np.mean(np.array(infected) > max(uninfected)) > 0.9
 
 
 def test_a_collection_has_the_layout_of_the_real_one(tmp_path: Path) -> None:
@@ -122,11 +80,3 @@ def test_a_night_plants_every_kind_under_ordinary_names(tmp_path: Path) -> None:
                 Image.open(io.BytesIO(path.read_bytes())).load()
         else:
             Image.open(io.BytesIO(path.read_bytes())).load()
-
-
-def test_an_outline_follows_blocks_as_that_of_the_training_cells_does() -> None:
-    y, x = np.mgrid[:64, :64]
-    coarse = render.coarsen(np.hypot(x - 31, y - 31) < 28)
-    blocks = coarse.reshape(16, render.BLOCK, 16, render.BLOCK)
-    assert (blocks == blocks[:, :1, :, :1]).all()
-    assert coarse.mean() == pytest.approx(np.pi * 28**2 / 64**2, rel=0.05)

@@ -95,25 +95,26 @@ def test_an_interval_lies_on_its_axis() -> None:
             {"call": "positive", "corrected_percent": 0.42, "corrected_low": 0.21,
              "corrected_high": 0.8, "parasites_per_microlitre": 21_000.0},
             "parasites, about 0.42% of red cells (0.21 to 0.8%), 21,000 parasites/µL: "
-            "9 of 4,000 cells called parasitized",
+            "9 of 4,000 cells counted as parasitized",
         ),
         (
             {"call": "indeterminate", "call_reasons": ["too few cells"], "cells_needed": 5200,
              "none_above_percent": 1.3},
-            "no more than in healthy blood: 9 of 4,000 cells called parasitized; parasitaemia may "
-            "be up to 1.3%; 5,200 cells would decide",
+            "no answer: 9 of 4,000 cells counted as parasitized, as healthy blood may have; "
+            "parasitaemia may be up to 1.3%; 5,200 cells would decide",
         ),
         (
             {"call": "indeterminate", "call_reasons": ["error rates too high"],
              "cells_needed": None, "none_above_percent": 1.3},
-            "no more than in healthy blood: 9 of 4,000 cells called parasitized; parasitaemia may "
-            "be up to 1.3%, and more cells would not help: healthy slides differ too much",
+            "no answer: 9 of 4,000 cells counted as parasitized, as healthy blood may have; "
+            "parasitaemia may be up to 1.3%, and more cells would not help: healthy slides "
+            "differ too much",
         ),
         (
             {"call": "indeterminate", "call_reasons": ["error rates too high"],
              "cells_needed": None, "none_above_percent": None},
-            "no answer: healthy cells are called as often as parasites here; 9 of 4,000 cells "
-            "called parasitized",
+            "no answer: healthy cells are counted as often as parasites here; 9 of 4,000 cells "
+            "counted as parasitized",
         ),
         ({"call": "unreadable", "call_reasons": ["shifted"]}, "no answer: shifted"),
     ],

@@ -103,7 +103,7 @@ def sheet(name: str = pages.EVIL) -> str:
 def test_the_sheet_has_the_answers_of_both_and_no_name_breaks_out() -> None:
     page = pages.Page(sheet())
     said = page.words
-    assert "21,000 parasites/µL: 9 of 4,000 cells called parasitized" in said
+    assert "21,000 parasites/µL: 9 of 4,000 cells counted as parasitized" in said
     assert "persons: confirmed" in said
     assert "4 of 10 cells are parasites: positive, 1% (0.5 to 2%)" in said
     assert f"{40 - SLIDES} more slides are in the slide report" in said

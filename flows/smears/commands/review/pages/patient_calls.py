@@ -11,6 +11,7 @@ from starlette.routing import Route
 from flows.smears.commands.review.pages.requests import form_of, go_to, reader_of, seconds_of
 from flows.smears.commands.review.session import Session
 from flows.smears.stages.answers import Suspects, write_answers
+from storage.reports.tables import published_batch
 from tasks.smears.answers.patients import Suspect
 from tasks.smears.visualisation.calls import call_of
 
@@ -57,11 +58,15 @@ class PatientPages:
     async def answer(self, request: Request) -> Response:
         """Keep an answer on each cell of a patient: marked ones are parasites, others are not."""
         reader, suspect, number = self._asked(request)
-        pairs = await form_of(request)
-        marked = {value for name, value in pairs if name == "parasite"}
-        seconds = seconds_of(dict(pairs)) / len(suspect.order)
-        positive, negative = self._session.card.classes[:2]
         session = self._session
+        pairs = await form_of(request)
+        marked, shown = ({v for name, v in pairs if name == of} for of in ("parasite", "cell"))
+        if shown != {*suspect.order} or not marked <= shown:
+            raise HTTPException(409, "this sheet has other cells by now: load the page again")
+        if published_batch(session.store, session.batch.name).key != session.batch.key:
+            raise HTTPException(409, "the batch was screened again: start review serve again")
+        seconds = seconds_of(dict(pairs)) / len(suspect.order)
+        positive, negative = session.card.classes[:2]
         given = session.of_reader(reader)
         answers = {image: positive if image in marked else negative for image in suspect.order}
         new = {image: each for image, each in answers.items() if given.get(image) != each}

@@ -34,7 +34,7 @@ def test_a_contour_lies_in_its_picture_and_says_two_or_three_figures() -> None:
     found = contour_of(cell(), [0, 0, 49, 0, 49, 39], (1000, 500))
     assert found.points == (100, 60, 149, 60, 149, 99)
     assert (found.kind, found.abnormal) == ("parasitized", False)
-    assert found.said == "Parasitized 97%, abnormality 1.2, p .3"
+    assert found.said == "Parasitized 97.0%, abnormality 1.2, p .3"
 
 
 def test_a_cell_without_an_outline_has_its_box() -> None:

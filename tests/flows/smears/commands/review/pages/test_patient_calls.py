@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 
 from flows.options.tools import ReviewReport
 from flows.settings import Settings
+from flows.smears.commands.review.pages import patient_calls
 from flows.smears.commands.review.queue import report
 from flows.smears.commands.review.session import Session, open_session
 from flows.smears.stages.answers import Suspects
@@ -28,7 +29,7 @@ def read(client: TestClient, number: int, parasites: int, reader: str = "Ada") -
     """Mark the first cells of a patient's sheet as parasites; return the page that follows."""
     path = f"/by/{reader}/patients/{number}"
     cells = re.findall(r'name="parasite" value="(\w+)"', ask(client, path).text)
-    told = send(client, path, {"parasite": cells[:parasites], "seconds": "20"})
+    told = send(client, path, {"cell": cells, "parasite": cells[:parasites], "seconds": "20"})
     assert told.headers["location"].endswith(path)
     return ask(client, path).text
 
@@ -103,10 +104,25 @@ def test_an_answer_can_be_changed_and_others_stay(session: Session) -> None:
     sheet = ask(client, "/by/Ada/patients/0?again").text
     assert sheet.count(" checked") == 1
     number = len(session.of_reader("Ada"))
-    send(client, "/by/Ada/patients/0", {"seconds": "nan", "parasite": "no such cell"})
+    cells = re.findall(r'name="cell" value="(\w+)"', sheet)
+    send(client, "/by/Ada/patients/0", {"seconds": "nan", "cell": cells})
     assert "refused" in ask(client, "/by/Ada/patients/0").text
     session.refresh()
     assert len(session.of_reader("Ada")) == number
+
+
+def test_a_form_of_other_cells_or_of_a_batch_that_was_screened_again_answers_nothing(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, path = client_of(session), "/by/Ada/patients/0"
+    cells = re.findall(r'name="cell" value="(\w+)"', ask(client, path).text)
+    for fields in ({}, {"cell": cells[1:]}, {"cell": cells, "parasite": ["no such cell"]}):
+        told = send(client, path, fields)
+        assert (told.status_code, "load the page again" in told.text) == (409, True)
+    again = session.batch.model_copy(update={"attempt": 2})
+    monkeypatch.setattr(patient_calls, "published_batch", lambda *_: again)
+    assert "start review serve again" in send(client, path, {"cell": cells}).text
+    assert not session.readers()
 
 
 @pytest.mark.parametrize("path", ["/by/Ada/patients/7", "/by/.no/patients", "/by/Ada/patients/x"])
