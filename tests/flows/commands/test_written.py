@@ -23,7 +23,7 @@ from tests.support.forced import published_and_forced
 # What a command with this --to does, and the file that it writes there.
 COMMANDS: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
     "look": (look, lambda **to: Look(photo=__file__, **to), "page.html"),
-    "contours": (contours, lambda **to: Contours(batch="night", **to), "to/a.tiff.geojson"),
+    "contours": (contours, lambda **to: Contours(batch="night", **to), "to/slides-a.tiff.geojson"),
     "patient": (patient.patient, lambda **to: PatientSheet(name="p", **to), "page.csv"),
     "export": (patient.export, lambda **to: tools.Export(**to), "all.json"),
     "review export": (export, lambda **to: ReviewExport(batch="night", **to), "to/slides.csv"),
@@ -75,7 +75,7 @@ def test_no_file_is_written_into_the_store(
 def test_with_force_a_folder_s_files_are_replaced(settings: Settings, tmp_path: Path) -> None:
     for force in (False, True):
         contours(Contours(batch="night", to=str(tmp_path / "to"), force=force), settings)
-    assert [each.name for each in (tmp_path / "to").iterdir()] == ["a.tiff.geojson"]
+    assert [each.name for each in (tmp_path / "to").iterdir()] == ["slides-a.tiff.geojson"]
 
 
 @pytest.mark.parametrize(

@@ -138,4 +138,4 @@ def test_no_worker_imports_pytorch_in_a_whole_night(
 ) -> None:
     settings = copied(fitted[0], tmp_path / "store")
     done = python("-c", NIGHT, settings.store, images / "night")
-    assert done.stdout.splitlines()[-1] == "40 None []"
+    assert done.stdout.splitlines()[-1] == "36 None []"
