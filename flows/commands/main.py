@@ -169,7 +169,7 @@ def _one_line(error: BaseException) -> str:
 def _message(text: str) -> str:
     """Turn pydantic's message on a value into the rest of a sentence."""
     text = text.removeprefix("Value error, ")
-    if "date" in text and text.startswith(("Input should be", "Datetimes provided")):
+    if text.startswith(("Input should be a valid date", "Datetimes provided to dates")):
         return "give a date as YYYY-MM-DD"
     return f"{text[:1].lower()}{text[1:]}"
 

@@ -119,7 +119,8 @@ def find_batch(store: Store, name: str) -> Batch | None:
     latest, key = None, name
     while (following := Batch.find(store, "batches", key, "batch.json")) is not None:
         if following.key != key:
-            raise StoreError(f"{store.address('batches', key)}/batch.json is of {following.key}")
+            file = store.address("batches", key, "batch.json")
+            raise StoreError(f"{file} is of batch {following.key}: restore it from a backup")
         latest, key = following, key_of(name, following.attempt + 1)
     return latest
 

@@ -212,8 +212,7 @@ def test_a_file_of_every_kind_is_turned_over(full: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "lost",
-    [ZARR, "batches/night/ledger/golden/000001.json", *REPORTS.values()],
+    "lost", [ZARR, "batches/night/ledger/golden/000001.json", *REPORTS.values()]
 )
 def test_what_is_lost_is_found(full: Store, lost: str) -> None:
     full.remove(lost)

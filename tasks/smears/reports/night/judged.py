@@ -95,7 +95,7 @@ def _strangeness(
     if all of it comes from another laboratory, or is not blood.
     """
     implausible = slides.filter(pa.array(no_smear, pa.bool_()))
-    shifted = (row["slides_shifted"] or 0) - sum(filter(None, implausible["shifted"].to_pylist()))
+    shifted = slides.filter(pc.and_not(slides["shifted"], pa.array(no_smear, pa.bool_())))
     is_unreadable = pc.equal(patients["call"].cast(pa.string()), Call.UNREADABLE.value)
     unreadable = Counter(
         ", ".join(reasons)
@@ -104,14 +104,14 @@ def _strangeness(
     )
     blurred = sum(
         f"fields {slide_reasons.FieldReason.OUT_OF_FOCUS}" in reasons
-        for reasons in slides.filter(slides["shifted"])["review_reasons"].to_pylist()
+        for reasons in shifted["review_reasons"].to_pylist()
     )
     limits = row["slides_shifted"] is None or slides["implausible"].null_count < len(slides)
     return [
         *strange_slides(
             row,
             sum(implausible["scored"].to_pylist()),
-            shifted,
+            len(shifted),
             commissioned=commissioned,
             blurred=blurred,
         ),

@@ -43,6 +43,7 @@ def test_a_collection_has_the_layout_of_the_real_one(tmp_path: Path) -> None:
     assert len(list((tmp_path / "Parasitized").iterdir())) == 12
     keys = {(m["patient"], m["cell"]) for p in files if (m := NAME.match(p.name))}
     assert len(keys) == len(files) == 30
+    assert {patient for patient, _ in keys} == {"C101P1", "C102P2", "C103P3"}
 
 
 @pytest.mark.parametrize("write", [write_collection, write_night])
