@@ -79,12 +79,13 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_server_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let no Prefect server that is configured on this machine hear of the tests."""
+def nothing_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let no Prefect server of this machine hear of the tests, and no cache keep their networks."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("PREFECT_API_URL", "PREFECT_PROFILE"):
             patch.delenv(name, raising=False)
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.needs import fail_if_required, reason, required
+from tests.support.needs import fail_if_required, reason
 
 
 def skipped(why: str) -> pytest.TestReport:
@@ -17,11 +17,3 @@ def test_what_is_asked_for_may_not_be_lacking() -> None:
     assert lacks_gpu.skipped
     assert lacks_browser.failed
     assert "asks for chromium: no" in str(lacks_browser.longrepr)
-
-
-def test_only_a_need_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLIDEWATCH_REQUIRE", "chromium, data")
-    assert required() == {"chromium", "data"}
-    monkeypatch.setenv("SLIDEWATCH_REQUIRE", "chromum")
-    with pytest.raises(pytest.UsageError, match="chromum: not one of bfloat16, chromium"):
-        required()

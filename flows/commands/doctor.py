@@ -2,7 +2,6 @@
 
 import platform
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -70,7 +69,7 @@ class DoctorOutcome(Outcome):
 def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
     """Check the machine and print the settings, with secrets removed."""
     checks: tuple[Callable[[Settings], tuple[bool, str]], ...] = (
-        _python, _packages, _processors, _cuda, _store, _synced, _created_once, _replaced, _model,
+        _packages, _processors, _cuda, _store, _synced, _created_once, _replaced, _model,
         _disk, _certificates, _cluster,
     )  # fmt: skip
     results = []
@@ -88,12 +87,9 @@ def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
     return DoctorOutcome(checks=results, settings=found)
 
 
-def _python(_: Settings) -> tuple[bool, str]:
-    return sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}"
-
-
 def _packages(_: Settings) -> tuple[bool, str]:
-    return True, ", ".join(f"{name} {version}" for name, version in exact(OF_A_MACHINE).items())
+    python = f"Python {platform.python_version()} on {platform.platform()}"
+    return True, ", ".join([python, *map(" ".join, exact(OF_A_MACHINE).items())])
 
 
 def _processors(settings: Settings) -> tuple[bool, str]:
@@ -102,10 +98,8 @@ def _processors(settings: Settings) -> tuple[bool, str]:
 
 
 def _cuda(_: Settings) -> tuple[bool, str]:
-    if not torch.cuda.is_available():
-        return True, "none: the CPU does the work"
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return True, ", ".join(names)
+    names = map(torch.cuda.get_device_name, range(torch.cuda.device_count()))
+    return True, ", ".join(names) or "none: the CPU does the work"
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
         return plain if tuning is None else tuned(plain, spec, tuning)
 
     def on_processor() -> Device | None:
-        return _TUNED.pop((card.digest, card.tuning), None) or by_openvino(spec, read)
+        return _TUNED.pop((card.digest, card.tuning), None) or by_openvino(spec, read, not tuning)
 
     def on_gpu() -> Device:
         refuse_foreign_network(spec.network)

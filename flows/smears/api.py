@@ -6,10 +6,9 @@
 >>> cells = detector.score("photos/")  # doctest: +SKIP
 >>> cells.sort_values("p_value")  # doctest: +SKIP
 
-The jobs of `flows.screen` run here one after another, without Prefect and without workers, so the
-numbers are those of its report. Nothing is written to the store: a single photograph is no batch,
-and later batches must not be compared with it. Data frames need pandas
-(``pip install 'slidewatch[notebook]'``).
+The jobs of `flows.screen` run here one after another, so the numbers are those of its report.
+Nothing is written to the store, because later batches must not be compared with a photograph. Data
+frames need pandas (``pip install 'slidewatch[notebook]'``).
 """
 
 import shutil
@@ -17,6 +16,7 @@ import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -47,10 +47,9 @@ from storage.models.detectors import (
     load_model_of,
 )
 from storage.models.shipped import store_or_shipped
-from storage.parquet import read_table
-from storage.reports.tables import FIELDS, IMAGES, PATIENTS, report_path
+from storage.reports.tables import FIELDS, IMAGES, PATIENTS, read_report
 from storage.smears.batch_features import BatchFeatures, read_features
-from storage.store import Store, StoreError, refuse_absent
+from storage.store import MissingError, Store, StoreError, refuse_absent
 from tasks import types
 from tasks.images import listing, regions
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
@@ -283,10 +282,10 @@ class OpenDetector:
             with in_this_process(self._settings):
                 outcome = screen_sources(wanted, self._settings, root)
             batch = load_batch(self._store, outcome.batch)
-            reports = {
-                kind: self._report(*report_path(batch.name, batch.batch_date, kind))
-                for kind in (IMAGES, PATIENTS, FIELDS)
-            }
+            reports = {kind: pa.table({}) for kind in (IMAGES, PATIENTS, FIELDS)}
+            for kind in reports:
+                with suppress(MissingError):
+                    reports[kind] = read_report(self._store, batch, kind)
             refs = regions.image_refs(read_manifest(self._store, batch))
             page = "" if outcome.page_failure else Path(outcome.page).read_bytes().decode()
         except Exception as error:
@@ -302,9 +301,6 @@ class OpenDetector:
             card = load_detector_card(self._store, outcome.detector)
             advice = next_step(self._store, card, reports[PATIENTS].to_pylist()[0])
         return Seen(sentence, advice, outcome, page, reports, refs, pictures, numbers)
-
-    def _report(self, *path: str) -> pa.Table:
-        return read_table(self._store, *path) if self._store.exists(*path) else pa.table({})
 
 
 def sentence_of(outcome: NightOutcome, patients: pa.Table) -> str:

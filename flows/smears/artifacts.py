@@ -20,7 +20,6 @@ from flows.outcome import numbered, printable
 from flows.prefect.runs import current_run
 from storage.batches import manifests
 from storage.batches.ledger import Seal
-from storage.parquet import read_table
 from storage.reports import tables
 from storage.smears import segmentations
 from storage.smears.pages import page_path
@@ -158,8 +157,7 @@ def _patients(
     if not calls:
         return ["There are no calls of patients."]
     patients = tables.read_report(store, batch, tables.PATIENTS).to_pylist()
-    path = tables.report_path(batch.name, batch.batch_date, tables.PERSONS)
-    answers = read_table(store, *path).to_pylist() if store.exists(*path) else []
+    answers = tables.find_rows(store, batch, tables.PERSONS)
     persons = {patient_of(each): each for each in answers}
     shown = sorted(
         (row for row in patients if row["call"] in LISTED),

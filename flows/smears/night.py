@@ -129,9 +129,7 @@ def screen_held(
         if called is None or not written_pages.has_page(store, screened.batch, called):
             client = work.enter_context(open_client(settings))  # the same workers for all steps
             beside = work.enter_context(ThreadPoolExecutor(1))  # while the network runs
-            ready = beside.submit(
-                _get_ready, screened, settings, charts=not isinstance(client, Here)
-            )
+            ready = beside.submit(_get_ready, screened, settings, alone=isinstance(client, Here))
         seal = screen_batch(held, settings, screened, known)
         if ready:
             ready.result()
@@ -145,12 +143,12 @@ def screen_held(
     )
 
 
-def _get_ready(screened: Screened, settings: Settings, *, charts: bool) -> None:
+def _get_ready(screened: Screened, settings: Settings, *, alone: bool) -> None:
     """Compute error rates, and import and compile what draws pages: half a second."""
     counting_at(screened, settings).elsewhere()
-    if charts:  # with Matplotlib, which a page of one photograph does without
+    if not alone:  # with Matplotlib, which a page of one photograph does without, as most templates
         import_module("tasks.smears.visualisation.charts")
-    import_module("tasks.smears.visualisation.page").compile_templates()
+        import_module("tasks.smears.visualisation.page").compile_templates()
 
 
 def prepare(

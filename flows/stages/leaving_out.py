@@ -49,7 +49,8 @@ def calibrate_detector(to: class_statistics.Fitting, lineage: Lineage) -> detect
     ]
     distances = list(run_jobs(to.client, fitted_rows.group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
-    owners = [_laboratory(parts) for parts in groups.values()]
+    patients = [[name for part in parts for name in part.patients] for parts in groups.values()]
+    owners = [laboratory_of(next(filter(None, names), "")) for names in patients]
     normals, without = _own_normal(to, lineage, statistics, by, groups, owners)
     (witnesses, errors, witness_card), alone = second_witness.fitted_witnesses(to, lineage, by)
     detector = Detector(
@@ -144,10 +145,6 @@ def _own_normal(
     return own_normal.OwnNormal(
         own_normal.with_spread(priors, *spread), calibration, floor
     ), without
-
-
-def _laboratory(parts: list[Rows]) -> str:
-    return laboratory_of(next((name for part in parts for name in part.patients if name), ""))
 
 
 def _floor_card(normals: own_normal.OwnNormal | None) -> detectors.FloorCard | None:

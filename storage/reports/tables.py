@@ -35,6 +35,14 @@ def read_report(store: Store, batch: Batch, kind: str) -> pa.Table:
     return read_table(store, *report_path(batch.name, batch.batch_date, kind))
 
 
+def find_rows(store: Store, batch: Batch, kind: str) -> list[dict[str, Any]]:
+    """Read the rows of a batch's report of a kind; none if there is no such report."""
+    try:
+        return list(read_report(store, batch, kind).to_pylist())
+    except MissingError:
+        return []
+
+
 def of_attempt(schema: pa.Schema, attempt: int) -> pa.Schema:
     """Add the number of the report's attempt at its batch to the metadata of its schema."""
     return schema.with_metadata({**(schema.metadata or {}), ATTEMPT: str(attempt).encode()})

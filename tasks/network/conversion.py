@@ -40,7 +40,7 @@ def inference(classifier: Classifier, graph: Graph | None = None) -> Inference:
     """Prepare a classifier for many passes, by its ``graph`` in int8 if it has one."""
     spec = classifier.spec
     device = choose(
-        lambda: by_openvino(spec, lambda: graph or graph_of(classifier)),
+        lambda: by_openvino(spec, lambda: graph or graph_of(classifier), kept=False),
         None if graph else lambda: by_pytorch(classifier),
     )
     return Inference(spec, device, classifier.cutting)

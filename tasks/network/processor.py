@@ -6,11 +6,13 @@ longer than all else that it does before its first image.
 """
 
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from timeit import repeat
 
 import numpy as np
@@ -81,11 +83,11 @@ class OpenVino:
         return lambda: computed
 
 
-def by_openvino(spec: NetworkSpec, read: Callable[[], Graph]) -> OpenVino | None:
+def by_openvino(spec: NetworkSpec, read: Callable[[], Graph], kept: bool) -> OpenVino | None:
     """Compile a graph; None, and the log says so, if OpenVINO refuses it or computes otherwise."""
     try:
         graph = read()
-        made = OpenVino(passes(spec, graph.network))
+        made = OpenVino(passes(spec, graph.network, kept=kept))
     except Exception as error:  # any error of the converter and the compiler
         log.warning("OpenVINO does not take %s: %s", spec.network, error)
         return None
@@ -120,11 +122,19 @@ def seconds_of(arithmetic: Arithmetic) -> float:
     return min(repeat(lambda: request.infer([pixels]), number=1, repeat=9))
 
 
-def passes(spec: NetworkSpec, network: openvino.Model) -> Passes:
-    """Compile a graph, and return what computes its outputs by name."""
-    compiled = core().compile_model(
-        network, "CPU", _ON_PROCESSOR | {"INFERENCE_PRECISION_HINT": _HINTS[spec.arithmetic]}
-    )
+def passes(spec: NetworkSpec, network: openvino.Model, *, kept: bool = False) -> Passes:
+    """Compile a graph, and return what computes its outputs by name.
+
+    A graph that many runs need is ``kept`` in the user's cache, by its digest and the processor's
+    abilities: megabytes instead of half a second. OpenVINO finds damage there, and compiles again.
+    """
+    options = _ON_PROCESSOR | {"INFERENCE_PRECISION_HINT": _HINTS[spec.arithmetic]}
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "slidewatch"
+    try:
+        kept_in = {"CACHE_DIR": str(folder)} if kept else {}
+        compiled = core().compile_model(network, "CPU", options | kept_in)
+    except RuntimeError:  # nobody may write there, or another process is writing the same
+        compiled = core().compile_model(network, "CPU", options)
     of_thread = threading.local()  # a request belongs to one thread at a time
 
     def run(pixels: Pixels) -> Arrays:

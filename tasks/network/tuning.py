@@ -134,7 +134,7 @@ def measuring(
             scale = opset13.sqrt(opset13.divide(wanted, opset13.add(variance, np.float32(SMALL))))
             _replace(takers, opset13.multiply(apart, scale), _by_channel(known.mean[norm]))
     network.add_results(results)
-    run = passes(replace(spec, arithmetic="float32"), network)
+    run = passes(replace(spec, arithmetic="float32"), network, kept=True)
 
     def measure(pixels: Pixels) -> Norms:
         groups = -(-len(pixels) // AT_ONCE)

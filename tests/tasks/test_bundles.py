@@ -33,13 +33,6 @@ def outer(maybe: Inner | None = None) -> Outer:
     return Outer(("x", "y"), taps, {0.01: taps, 0.002: taps}, {"k": one}, one, maybe)
 
 
-def test_a_bundle_is_a_folder_of_arrays() -> None:
-    assert sorted(outer().to_arrays()) == sorted(
-        ["names", "tap/a/b", "tap/c", "one/values", "one/share", "inner/k/values", "inner/k/share"]
-        + [f"by_size/{size}/{tap}" for size in ("0.01", "0.002") for tap in ("a/b", "c")]
-    )
-
-
 @pytest.mark.parametrize("maybe", [None, Inner(np.zeros(1), 1.0)])
 def test_a_bundle_is_read_back(maybe: Inner | None) -> None:
     kept = outer(maybe).to_arrays()

@@ -20,7 +20,7 @@ from flows.stages.scoring import jobs_of
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.detectors import DetectorCard, LearnedNight
 from storage.records import arrays_to_bytes, now
-from storage.reports.tables import PERSONS, read_report, report_path
+from storage.reports.tables import PERSONS, find_rows
 from storage.smears import learned
 from storage.store import Store
 from tasks import bundles
@@ -128,8 +128,8 @@ def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, 
             f"batch {batch.name} has no slide or patient {unknown[0]}, which is said to be "
             f"negative; there are: {listed or 'none with a name'}, or {learned.ALL} of them"
         )
-    negative, path = tuple(sorted(set(given))), report_path(batch.name, batch.batch_date, PERSONS)
-    for row in read_report(store, batch, PERSONS).to_pylist() if store.exists(*path) else ():
+    negative = tuple(sorted(set(given)))
+    for row in find_rows(store, batch, PERSONS):
         name = row["patient_id"] or row["slide_id"]
         if row["person_call"] == Call.POSITIVE and {name, row["slide_id"], learned.ALL} & {*given}:
             raise LaboratoryError(f"persons found parasites in {name}: leave it out of --negative")

@@ -20,7 +20,7 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.parquet import iterate_rows, write_table
 from storage.records import now
-from storage.reports.tables import PATIENTS, PERSONS, SLIDES, read_report, report_path
+from storage.reports.tables import PATIENTS, PERSONS, SLIDES, find_rows, read_report, report_path
 from storage.smears.answers import (
     Answer,
     add_answer,
@@ -156,18 +156,15 @@ def answers_on(
 
 def write_answers(store: Store, batch: Batch, found: Mapping[Patient, Confirmation]) -> None:
     """Write the table of what persons answer on the patients of a batch, if there is any answer."""
-    path = report_path(batch.name, batch.batch_date, PERSONS)
-    if store.exists(*path):
-        for row in read_report(store, batch, PERSONS).to_pylist():
-            now_found = found.get(patient_of(row))
-            if row["person_answer"] in DECIDED and (
-                not now_found or now_found.answer not in DECIDED
-            ):
-                warn(
-                    f"patient {patient_name(row)} was {row['person_answer']} by persons, and is "
-                    "not any more: its cells are outlined otherwise, or answers were taken back"
-                )
-    elif not found:
+    before = find_rows(store, batch, PERSONS)
+    for row in before:
+        now_found = found.get(patient_of(row))
+        if row["person_answer"] in DECIDED and (not now_found or now_found.answer not in DECIDED):
+            warn(
+                f"patient {patient_name(row)} was {row['person_answer']} by persons, and is not "
+                "any more: its cells are outlined otherwise, or answers were taken back"
+            )
+    if not before and not found:
         return
     rows = [
         {
@@ -187,6 +184,7 @@ def write_answers(store: Store, batch: Batch, found: Mapping[Patient, Confirmati
         }
         for (slide, patient), each in found.items()
     ]
+    path = report_path(batch.name, batch.batch_date, PERSONS)
     write_table(store, table_of(rows, PERSON_SCHEMA), *path)
 
 

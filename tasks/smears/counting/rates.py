@@ -115,13 +115,15 @@ def _posterior(hits: types.Counts, cells: types.Counts, prior: types.Float | Non
 
 def _quantiles(weights: types.Float) -> types.Float:
     """Find the quantiles of a mixture of betas, at the middles of NODES equal shares."""
-    kept = weights > weights.max() * LEAST_WEIGHT
-    below = _shares_below()[:, kept] @ (weights[kept] / weights[kept].sum())
+    kept, shares = weights > weights.max() * LEAST_WEIGHT, _shares_below()
+    new = kept & np.isnan(shares[0])
+    shares[:, new] = betainc(ALPHA[new], BETA[new], RATES[:, None])
+    below = shares[:, kept] @ (weights[kept] / weights[kept].sum())
     middles = (np.arange(NODES) + 0.5) / NODES
     return np.asarray(expit(np.interp(middles, below, logit(RATES))))
 
 
 @cache
 def _shares_below() -> types.Float:
-    """Compute the share of every beta that is below each of `RATES`, (RATES, M, R), once: 12 MB."""
-    return np.asarray(betainc(ALPHA, BETA, RATES[:, None, None]))
+    """Return the shares of betas below each of `RATES`, (RATES, M, R); NaN until one is needed."""
+    return np.full((len(RATES), *ALPHA.shape), np.nan)

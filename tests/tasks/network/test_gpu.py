@@ -19,7 +19,7 @@ from tests.support.networks import classifier, images
 def assert_alike(network: Classifier, batch: int) -> None:
     """Run the GPU's code on the device of a network, in passes of ``batch`` images."""
     pixels, spec = images(64), network.spec
-    processor = by_openvino(spec, lambda: graph_of(network))
+    processor = by_openvino(spec, lambda: graph_of(network), kept=False)
     assert processor is not None
     taps, logits = Inference(spec, processor).run(pixels)
     gpu = replace(by_pytorch(network), batch=batch)

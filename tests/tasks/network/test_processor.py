@@ -3,12 +3,13 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tasks.network.backbones import build
 from tasks.network.conversion import graph_arrays
-from tasks.network.processor import DESCRIPTION, Graph, by_openvino
+from tasks.network.processor import DESCRIPTION, Graph, by_openvino, noise, passes
 from tasks.network.spec import NetworkSpec
 from tests.support.processes import python
 
@@ -34,7 +35,22 @@ def test_a_graph_that_openvino_does_not_read_is_left_to_pytorch(
     caplog.set_level(logging.WARNING)
     torch.manual_seed(0)
     arrays = graph_arrays(build(spec).eval())
-    assert by_openvino(spec, lambda: Graph.from_arrays(arrays)) is not None
+    assert by_openvino(spec, lambda: Graph.from_arrays(arrays), kept=False) is not None
     arrays[DESCRIPTION] = arrays[DESCRIPTION][:-100]
-    assert by_openvino(spec, lambda: Graph.from_arrays(arrays)) is None
+    assert by_openvino(spec, lambda: Graph.from_arrays(arrays), kept=False) is None
     assert "OpenVINO does not take timm:test_resnet" in caplog.text
+
+
+def test_a_kept_graph_computes_the_same_and_is_made_again_where_it_was_damaged(
+    spec: NetworkSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, pixels = Graph.from_arrays(graph_arrays(build(spec).eval())).network, noise(spec)
+    expected = passes(spec, graph)(pixels)
+    for folder in ("cache", "cache", "cache", "file"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / folder))
+        found = passes(spec, graph, kept=True)(pixels)
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+        (kept,) = (tmp_path / "cache").glob("slidewatch/*")
+        if folder == "cache" and kept.chmod(0o600) is None:
+            kept.write_bytes(kept.read_bytes()[:-1000])
+        (tmp_path / "file").touch()  # where nobody can make a folder

@@ -75,7 +75,7 @@ def tuned_to(
 
 
 def ready(graph: Graph, network: Classifier) -> Inference:
-    device = by_openvino(network.spec, lambda: graph)
+    device = by_openvino(network.spec, lambda: graph, kept=False)
     assert device is not None  # its outputs agree with what is expected
     return Inference(network.spec, device)
 

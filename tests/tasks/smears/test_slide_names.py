@@ -31,6 +31,3 @@ def test_photographs_in_a_folder_are_one_slide_and_a_scan_is_its_own() -> None:
     uris = [f"file:///n/night/{name}" for name in ("a.jpg", "b.jpg", "s/c.jpg", "s/d.svs")]
     names = names_of_slides(uris, "/n/night", "folder", [False, False, False, True])
     assert names == ["a", "b", "s", "s/d"]
-    archive = [f"zip://{name}::file:///x.zip" for name in ("a.jpg", "a.png", "s/b.jpg")]
-    names = names_of_slides(archive, "/x.zip", "folder", [False] * 3)
-    assert names == ["a.jpg", "a.png", "s"]
