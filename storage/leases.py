@@ -6,12 +6,10 @@ number once the highest is released, has not changed for a lifetime by that run'
 belongs to a process that is certainly dead. A former holder never gets the lease back: its
 `Lease.check` fails.
 
-Clocks of different machines are never compared to take a lease: the time at which a record runs out
-only tells a run that does not wait whether the holder is worth watching. Between a check and a
-write a process may stall, and another run take over. So a holder writes only through `Lease.store`,
-which refuses a write that comes too late: on a local disk it renames or links files out of a folder
-of its own in `STAGED`. The next holder removes that folder before it starts, and nobody creates it
-again.
+Clocks of different machines are never compared to take a lease. Between a check and a write a
+process may stall, and another run take over. So a holder writes only through `Lease.store`, which
+refuses a write that comes too late: on a local disk it renames or links files out of a folder of
+its own in `STAGED`, which the next holder removes before it starts.
 """
 
 import os

@@ -17,6 +17,7 @@ from storage import parquet, records
 from storage.store import MissingError, Store, StoreError, check_name, which
 
 Sources = str | tuple[str, ...]  # of the images: one source, or several
+HERE = "store:"  # in the record of a batch, before images inside the store, which may be moved
 # A job costs the coordinator a millisecond or more: where a night has more shards, each is twice as
 # large. Even larger ones take more memory, and more is lost with a worker.
 SHARDS = 1_000
@@ -60,6 +61,14 @@ class Batch(BatchPlan, records.Record):
 
     rows: int
     manifest_digest: str
+
+    @classmethod
+    def read(cls, store: Store, *parts: str) -> "Batch":
+        """Read the record; ``images`` that the store itself holds are where it is now."""
+        batch = super().read(store, *parts)
+        if not isinstance(batch.images, str) or not batch.images.startswith(HERE):
+            return batch
+        return batch.model_copy(update={"images": store.address(batch.images.removeprefix(HERE))})
 
     def shards(self) -> Iterator["Shard"]:
         """Yield the batch's shards in order; each owns whole zarr chunks."""
@@ -106,8 +115,11 @@ def freeze_batch(store: Store, plan: BatchPlan, rows: int, parts: Iterator[pa.Ta
     ):
         digest = parquet.stage_parts(stage, first.schema, groups)
         batch = Batch(**plan.model_dump(), rows=rows, manifest_digest=digest)
+        kept, own = batch, store.address("")
+        if isinstance(batch.images, str) and batch.images.startswith(own):
+            kept = batch.model_copy(update={"images": HERE + batch.images.removeprefix(own)})
         records.freeze(
-            store, stage, batch, "batches", batch.key,
+            store, stage, kept, "batches", batch.key,
             file="manifest.parquet", record_file="batch.json",
         )  # fmt: skip
     return batch

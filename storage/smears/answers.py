@@ -3,14 +3,12 @@
 Readers' answers are under ``answers/<batch and attempt>/``; those of earlier attempts count too, on
 cells that are outlined again. ``sample.json`` lists the cells, chosen once for all readers. Each
 answer is a file of its own, ``<number>-<random>.json``, written at once and never changed: a reader
-who changes her mind adds another. So a crash loses nothing, and simultaneous readers do not disturb
-each other. The number is higher than all earlier ones, so answers keep their order whichever server
-wrote them and whatever its clock says.
+who changes her mind adds another. The number is higher than all earlier ones, so answers keep their
+order whichever server wrote them and whatever its clock says.
 
-Imported answers are labels, ``labels/<batch>/<n>.parquet``. Every import, from a sheet or from the
-readers' answers, writes a new file, once. It holds all imported answers on the batch up to then,
-one row per image: the new ones, and the earlier ones that they do not replace. So the newest file
-is the current state, the older ones are its history, and each is a manifest that can be fitted.
+Imported answers are labels, ``labels/<batch>/<n>.parquet``. Every import writes a new file, once:
+all imported answers on the batch up to then, one row per image. So the newest file is the current
+state, the older ones are its history, and each is a manifest that can be fitted.
 """
 
 import re

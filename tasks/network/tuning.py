@@ -1,18 +1,16 @@
 """Tune a network to a laboratory by the statistics of its batch-norms, measured without labels.
 
-At another laboratory the channels of a network have other means and variances than where it was
-trained, because stains, cameras and light are others, and the last layers then read the look of the
-laboratory as a diagnosis. Batch-norms that use the laboratory's own statistics take this out
-(AdaBN: Li et al. 2016, arXiv 1603.04779), and so does a share of them (Schneider et al. 2020, arXiv
-2006.16971).
+Elsewhere the channels of a network have other means and variances than where it was trained, and
+the last layers then read the look of the laboratory as a diagnosis. Batch-norms that use the
+laboratory's own statistics take this out (AdaBN: Li et al. 2016, arXiv 1603.04779), and so does a
+share of them (Schneider et al. 2020, arXiv 2006.16971).
 
 Half of the training cells have parasites, and they are augmented: their channels vary more than
 those of a laboratory's cells, most of which are healthy. So a tuned network is more sensitive, and
 its log-odds move; a ruler reads them by the laboratory's own healthy cells (`ruler`). At home all
 this gains nothing, and is not done: the share grows with the laboratory's distance.
 
-Only layers behind the taps for distances are tuned. So abnormality is the same before and after,
-and rubbish, however often it is seen, cannot become familiar.
+Only layers behind the taps for distances are tuned, so that rubbish cannot become familiar.
 
 Let the output of a batch-norm have mean m and variance v in training, and m' and v' at the
 laboratory. With weight a on the latter, a value z becomes

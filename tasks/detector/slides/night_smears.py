@@ -1,25 +1,23 @@
 """Limit what can be a smear of blood, and divide a group of cells into smears.
 
 A slide's cells are compared with each other, so a night of nothing but rubbish would look normal to
-itself. Cells of one smear of blood resemble each other, and stains, cameras, light and focus
-explain the smear's distance from fitted ones; rubbish has neither property. Fitted slides, altered
-in the ways in which laboratories differ, show how far that distance reaches and in which
-directions. An attack of the same length points elsewhere.
+itself. But cells of one smear resemble each other, and stains, cameras, light and focus explain its
+distance from fitted ones: fitted slides, altered as laboratories differ, show how far that reaches
+and in which directions. An attack of the same length points elsewhere.
 
 Features of all taps are joined, in the order of the taps' names, as residuals from the class means:
 f - m_c = b + e with b ~ N(0, B) by altered slide and e ~ N(0, W) within it. For a group of n cells
 whose median residual is r,
 
 - *shift* = r^T (B + W / n)^-1 r / D, about 1 for an altered slide;
-- *spread* = the upper quartile over its cells of (e - r)^T W^-1 (e - r) / D, about 1 as well: three
-cells in four are alike, so a group of which a third is something else is not one smear;
+- *spread* = the upper quartile over its cells of (e - r)^T W^-1 (e - r) / D, about 1 as well, and
+more where a third of a group is something else;
 - the *reach* of a single cell is e^T (B + W)^-1 e / D.
 
 The limits come from altered slides, each measured by a B and W without its patient.
 
-A slide is one smear; a night without names may mix several: two stains, two laboratories, cells and
-rubbish. A group whose cells vary more than those of one smear is halved (k-means on features
-whitened by W) until each part is as tight as a smear.
+A night without names may mix several smears, and rubbish. A group whose cells vary more than those
+of one smear is halved (k-means on features whitened by W) until each part is as tight as a smear.
 
 No alteration covers what a laboratory that nobody has seen may look like: its shift may be `ABSURD`
 times the limit. A group has only one part of such a laboratory. The largest part, if it has

@@ -7,9 +7,7 @@ no error among n cells does not mean a rate of zero, and uniform over orders of 
 precision.
 
 For another laboratory the prior comes from fitted laboratories, with one more step: the log-odds of
-a laboratory's mean are normal around theirs, and slides differ there as they do here. A laboratory
-without slides with known cells gets that wide prediction; its first slides determine most of its
-mean, and many slides also show how they differ.
+a laboratory's mean are normal around theirs, and slides differ there as they do here.
 """
 
 from dataclasses import dataclass

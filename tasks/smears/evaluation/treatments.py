@@ -6,9 +6,8 @@ units.
 
 Corruptions are covariate shifts: the same cell with a worse microscope, another stain or camera.
 Each kind has five strengths, from barely visible to gross, as in Hendrycks & Dietterich (2019,
-arXiv 1903.12261), applied at the image's own size, where optics and cameras act. Segmentation comes
-after the camera and paints everything outside a cell black, so black stays black and does not bleed
-into a blurred cell; only JPEG works on the finished file and smears the edge.
+arXiv 1903.12261), applied at the image's own size. Cells are cut out after the camera, so black
+around them stays black and does not bleed into a blurred cell; only JPEG smears the edge.
 """
 
 import math

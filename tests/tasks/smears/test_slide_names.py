@@ -23,8 +23,6 @@ def test_names_of_slides(uri: str, root: str, by: str, expected: str) -> None:
 def test_two_files_are_two_slides_whatever_their_extension() -> None:
     uris = [f"file:///night/{name}" for name in ("a.jpg", "a.tif", "b.tif")]
     assert names_of_slides(uris, "/night", "file", [False] * 3) == ["a.jpg", "a.tif", "b"]
-    archive = [f"zip://{name}::file:///x.zip" for name in ("s/a.jpg", "s/a.tif")]
-    assert names_of_slides(archive, "/x.zip", "file", [False] * 2) == ["s/a.jpg", "s/a.tif"]
 
 
 def test_photographs_in_a_folder_are_one_slide_and_a_scan_is_its_own() -> None:

@@ -67,6 +67,9 @@ def test_a_mixture_is_told_and_each_part_is_taken_for_what_it_is(
     manifest = manifest_address(Store(tiny_ready.store), "night")
     assert screen.fn(Screen(images=manifest, batch="night"), tiny_ready).repeated
     assert str(mixed) in Path(outcome.page).read_text()
+    Path(tiny_ready.store).rename(f"{tiny_ready.store}-moved")
+    moved = tiny_ready.model_copy(update={"store": f"{tiny_ready.store}-moved"})
+    assert screen.fn(Screen(images=str(mixed), batch="night", date=DAY), moved).repeated
 
 
 @pytest.mark.slow
