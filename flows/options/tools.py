@@ -86,7 +86,7 @@ class ReviewExport(Options):
 
     to: str = Field(description="folder for the sheet and the images")
     batch: str | None = Field(
-        None, description="the screened batch: its slides too, most abnormal first"
+        None, description="the screened batch, by default the newest: most abnormal first"
     )
     model: str | None = Field(
         None, description="or a model trained with --folds: its labels, the least probable first"
@@ -97,8 +97,8 @@ class ReviewExport(Options):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if (self.batch is None) == (self.model is None):
-            raise ValueError("say what to export: one of --batch and --model")
+        if self.batch is not None and self.model is not None:
+            raise ValueError("say what to export: --batch or --model, not both")
         return self
 
 

@@ -1,11 +1,9 @@
 """Show a batch in Prefect, and emit the events that Prefect's automations can act on.
 
 Artifacts: a summary that begins with the patients, and a link to the page where one is served.
-Each has a key of its own, under which
-Prefect keeps a version of every batch. Events: ``slidewatch.batch.failed`` when images failed,
-``slidewatch.batch.abnormal`` when the light is amber or red; their resource is
-``slidewatch.batch.<name>``. None of it is needed, because the batch is in the store: if Prefect
-cannot be reached, a warning is logged and the work continues.
+Events: ``slidewatch.batch.failed`` when images failed, ``slidewatch.batch.abnormal`` when the light
+is amber or red; their resource is ``slidewatch.batch.<name>``. The batch is in the store: if
+Prefect cannot be reached, a warning is logged and the work continues.
 """
 
 import html

@@ -1,8 +1,7 @@
 """Store a batch's features under a model, in manifest order: ``features/<model>/<batch>.zarr``.
 
-A shard owns whole chunks, so two writers never share one. Its completeness is in
-``storage.batches.ledger``, because zarr does not write a chunk that equals its fill value,
-"pending".
+A shard owns whole chunks, so two writers never share one. Whether it is complete is in
+`storage.batches.ledger`, because zarr writes no chunk that equals its fill value, "pending".
 
 A group has one array ``taps`` float32 (n, D), all taps side by side, and in the group ``rows`` an
 array for each of `COLUMNS`, all with the same chunks. Its attributes name each tap with its width,

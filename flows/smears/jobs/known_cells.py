@@ -4,8 +4,7 @@ On a slide known to be negative, all cells count that a night at the laboratory 
 red cells, each once, abnormal ones too. So a night's counts do not depend on other nights of its
 laboratory: they are added and removed with the night, exactly. If labelled cells give the
 laboratory its own discriminant, it decides the counts, and all nights of the laboratory are counted
-again. On other slides, labelled parasites count towards the sensitivity. Other labelled cells do
-not count: a person chose them, so they represent no slide.
+again. On other slides labelled parasites count, towards the sensitivity, and nothing else does.
 """
 
 from collections.abc import Collection

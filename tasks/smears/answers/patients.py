@@ -121,9 +121,8 @@ def confirm(
     """Interpret answers on a patient's cells.
 
     Persons are assumed to be right: a cell that they call healthy does not count, so no false
-    positives remain. Misses stay the same, because nobody has read the cells that were not called.
-    Among called cells that nobody has read, the share of parasites is assumed to be that of the
-    randomly drawn ones; the bounds combine those of that share (95%, Jeffreys) and of the count.
+    positives remain. Misses stay the same. Among called cells that nobody has read, the share of
+    parasites is that of randomly drawn ones; bounds combine its (95%, Jeffreys) and the count's.
 
     Cells that look parasitized but were not called may be many more: abnormal, cut or less sure
     ones. With the share of the confirmed ones among them, they give a second estimate over all red

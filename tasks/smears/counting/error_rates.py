@@ -63,8 +63,7 @@ def known_rates(counts: ErrorCounts, cells: int) -> KnownRates:
     The one for few parasites has the least limit of detection; if no parasitaemia is certain to be
     seen at any, it has the fewest false positives. The one for many has the narrowest interval at a
     parasitaemia of `interpretation.DENSE`; both are for a number of red ``cells``. Every fourth
-    threshold is tried, then the neighbours of the best one. Of nearly equal ones the highest is
-    chosen, because chance favours one just above the false positives of the known slides.
+    threshold is tried, then the neighbours of the best. Of nearly equal ones the highest is chosen.
 
     Raises:
         ValueError: no slide has cells of a kind.

@@ -3,11 +3,10 @@
 Of n red cells, k are called parasitized. With parasitaemia x each is called with probability q = x
 s + (1 - x) f, where the slide's sensitivity s and false-positive rate f are not known but predicted
 (`rates.py`): k is a mixture of binomials over their nodes. The interval contains every parasitaemia
-for which k is neither improbably large nor small. A count so small that it is improbable even
-without parasites says that this slide has few false positives, and no more: upper bounds are
-relative to the probability without parasites (CLs, Read 2002). The limit of blank is the count that
-95% of slides without parasites do not exceed, the limit of detection the least parasitaemia at
-which 95% of slides exceed it (Armbruster & Pry 2008; CLSI EP17).
+for which k is neither improbably large nor small. Upper bounds are relative to the probability
+without parasites (CLs, Read 2002). The limit of blank is the count that 95% of slides without
+parasites do not exceed, the limit of detection the least parasitaemia at which 95% of slides exceed
+it (Armbruster & Pry 2008; CLSI EP17).
 """
 
 import math

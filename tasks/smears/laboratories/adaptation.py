@@ -5,8 +5,7 @@ of each class moves by `SHARE` of the way to that of the labelled cells, relativ
 The scatter stays the fitted one, because few cells do not determine it. This changes the order of
 cells. The other is a scale and a bias of the log-odds, which keep the order: they are fitted as in
 Platt (1999), with equal total weights for both kinds of cells and a prior around no change. Labels
-do not change which cells are abnormal. Refitting the last layer to as many cells did no better
-(`tests/benchmarks/README.md`).
+do not change which cells are abnormal.
 """
 
 from collections.abc import Iterable

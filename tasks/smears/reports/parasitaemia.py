@@ -28,10 +28,9 @@ MEANINGS: dict[str, str] = {
 def density_class(percent: float) -> DensityClass:
     """Classify a parasitaemia above 0.
 
-    The bounds of 5% (low transmission) and 10% (higher transmission) are those commonly used for
-    hyperparasitaemia, according to the World Health Organization (Guidelines for the treatment of
-    malaria, 2006, 8.13); its criteria of severe malaria have used 2% for patients who are not
-    immune. All are for Plasmodium falciparum.
+    5% (low transmission) and 10% (higher) are usual bounds of hyperparasitaemia (World Health
+    Organization, Guidelines for the treatment of malaria, 2006, 8.13); 2% has been one of severe
+    malaria of patients who are not immune. All are for Plasmodium falciparum.
 
     >>> str(density_class(0.4)), str(density_class(2.0))
     ('below 2%', '2% to 5%')

@@ -61,9 +61,8 @@ def slide_reasons(
     Its ``abnormal_p_value`` assumes independent cells, but cells of one slide depend on each other,
     so it is too small: only a strict level together with a gross excess makes a slide ``abnormal
     together``. A slide with fields and no parasites must have enough red cells to show the
-    ``detectable`` parasitaemia, in percent; if cells were cut out elsewhere, the number left out is
-    unknown. ``tolerated`` is the share of its fields that may be beyond a limit, or have failed;
-    empty and thick fields do not count.
+    ``detectable`` parasitaemia, in percent. ``tolerated`` is the share of its fields that may be
+    beyond a limit, or have failed; empty and thick fields do not count.
     """
     cells, scored, abnormal = row["cells"], row["scored"], row["abnormal"]
     surprise = row["abnormal_p_value"]

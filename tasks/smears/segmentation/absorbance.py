@@ -214,9 +214,7 @@ def white_outlines(
     """Find white cells: large nuclei of another colour than red cells, with their cytoplasm.
 
     Return their outlines, and mark the pixels (h, w) of words and strokes that were drawn.
-
     ``dark`` ones, of nearly the red cells' colour, are white cells only if that is asked for.
-
     Cytoplasm has some of the nucleus' colour and is near it. The cell is the convex hull of both.
     ``typical`` is the median amount of stained pixels.
     """

@@ -38,9 +38,7 @@ def survey(slide: geometry.Slide, microns_per_pixel: float | None = None) -> lis
 
     Return a row for each place, in reading order: its box in pixels of level 0; its kind, where
     ``empty`` shows no stain, and ``thick`` hardly any glass between the cells; the level for the
-    search, and a red cell's diameter in pixels of level 0.
-
-    Memory does not depend on the slide's size, except for some bytes per place.
+    search, and a red cell's diameter in pixels of level 0. Memory is some bytes per place.
 
     Raises:
         BadImageError: the magnification is unknown or too low, the slide is larger than any glass,

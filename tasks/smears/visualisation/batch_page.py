@@ -76,11 +76,10 @@ class BatchView:
     """Hold everything that a batch's page is made from.
 
     ``row`` is the summary of the batch, ``earlier`` those of nights before, oldest first;
-    ``slides`` is the report on slides; ``thumbnails`` are by address of the image; ``made_by`` are
-    facts by name; ``made_from`` identifies the reports; ``fields`` and ``whole_slides`` are those
-    to show of a batch whose cells were cut out of them; ``patients`` is the report on patients;
-    ``called`` are the cells behind their calls; ``answers`` are those of persons on patients, and
-    ``answered`` identifies all readings, None without any; ``next_step`` says what to do after one
+    ``slides`` and ``patients`` are reports; ``thumbnails`` are by address of the image; ``made_by``
+    are facts by name; ``made_from`` identifies the reports; ``fields`` and ``whole_slides`` are
+    those to show; ``called`` are the cells behind the calls; ``answers`` are those of persons on
+    patients, and ``answered`` identifies them, None without any; ``next_step`` is that after one
     photograph.
     """
 

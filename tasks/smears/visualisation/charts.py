@@ -2,9 +2,8 @@
 
 Text and axes take the colour of the text around them; a series takes a CSS variable that a page's
 style defines twice. Series differ by dash or marker too, so that no chart needs colour to be read.
-The place of a series in its mapping decides how it looks; one without points is only passed over,
-so that a detector can look the same in every chart of a page. The title of a chart is what a screen
-reader calls it; a threshold is infinite where there is none.
+The place of a series in its mapping decides how it looks, so one without points keeps its place. A
+threshold is infinite where there is none.
 """
 
 import io

@@ -12,11 +12,17 @@ from flows.monitoring.console import warn
 from flows.smears.commands.review.figures import figures, patient_figures
 from flows.smears.commands.review.pages import pictures, viewer
 from flows.smears.commands.review.pages.patient_calls import PatientPages
-from flows.smears.commands.review.pages.requests import form_of, go_to, reader_of, seconds_of
+from flows.smears.commands.review.pages.requests import (
+    checked_reader,
+    form_of,
+    go_to,
+    reader_of,
+    seconds_of,
+)
 from flows.smears.commands.review.session import Session
 from flows.smears.stages.answers import Suspects
 from storage.models.detectors import DetectorCard
-from storage.store import StoreError, check_name
+from storage.store import StoreError
 from tasks.images import decoding
 from tasks.images.access.files import SourceError
 from tasks.images.geometry import TRAINING_DIAMETER
@@ -106,7 +112,7 @@ class Bench:
         """Send a reader who has entered a name to the cells, or the patients."""
         form = dict(await form_of(request))
         try:
-            reader = check_name("reader", form.get("reader", "").strip())
+            reader = checked_reader(form.get("reader", ""))
         except StoreError as error:
             return self.start(request, str(error), 400)
         what = "/patients" if form.get("what") == "patients" else ""

@@ -25,7 +25,7 @@ from flows.smears.stages.answers import Suspects
 from flows.smears.stages.calling import screened_batch
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, load_card
-from storage.reports.tables import SLIDES, published_batch, read_report
+from storage.reports.tables import SLIDES, read_report
 from storage.smears import answers
 from storage.store import Store
 from tasks.detector.verdict import format_reasons
@@ -76,9 +76,9 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
     folder = Path(options.to)
     for name in (SHEET, SLIDE_SHEET):  # a sheet may hold answers
         to_write(f"{options.to}/{name}", store, force=options.force)
-    if options.batch is None:
-        return _export_labels(store, folder, load_card(store, options.model or ""), options.limit)
-    frozen = published_batch(store, options.batch)
+    if options.model is not None:
+        return _export_labels(store, folder, load_card(store, options.model), options.limit)
+    frozen = screened_batch(store, options.batch)
     reviewed = set(answers.latest_labels(store, frozen.name).rows["image_id"].to_pylist())
     candidates, left_out = sheets.candidates(
         report_rows(store, frozen, [*sheets.FROM_REPORT, "verdict", "status"]),

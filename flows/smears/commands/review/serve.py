@@ -15,10 +15,11 @@ from flows.smears.commands.review.app import Bench
 from flows.smears.commands.review.figures import ToldFigure, figures, patient_figures
 from flows.smears.commands.review.guards import guarded
 from flows.smears.commands.review.imports import show_answers
+from flows.smears.commands.review.pages.requests import checked_reader
 from flows.smears.commands.review.session import open_session
 from flows.smears.stages.answers import Suspects
 from flows.smears.stages.calling import screened_batch
-from storage.store import Store, check_name
+from storage.store import Store
 from tasks.words import counted
 
 HOST = "127.0.0.1"
@@ -42,13 +43,12 @@ class ReadOutcome(DamageOutcome):
 def serve(options: ReviewServe, settings: Settings) -> ReadOutcome:
     """Serve the pages to browsers of this machine."""
     store, wanted = Store(settings.store), settings.negative_percent / 100
-    if options.reader is not None:
-        check_name("reader", options.reader)
+    reader = options.reader and checked_reader(options.reader)
     frozen = screened_batch(store, options.batch)
     session, detector = open_session(
         store, frozen, limit=options.limit, per_slide=options.per_slide, unmarked=options.unmarked
     )
-    bench = Bench(session, detector, blind=options.blind, reader=options.reader, wanted=wanted)
+    bench = Bench(session, detector, blind=options.blind, reader=reader, wanted=wanted)
     token = secrets.token_urlsafe(24)
     hosts = [f"{name}:{options.port}" for name in (HOST, "localhost")]
     config = uvicorn.Config(

@@ -207,8 +207,7 @@ def expected_errors(
 
     A diagnosis of probability p is right with probability p, so sums over cells estimate the result
     of a comparison with the truth (confidence-based performance estimation, CBPE, as in NannyML).
-    This holds as long as the calibration does; a shift of features away from those of the
-    calibration also shifts the estimates. The 95% intervals are from chance alone, and figures
+    This holds as long as the calibration does. The 95% intervals are from chance alone, and figures
     without cells are left out.
 
     ``called`` and ``others`` count the cells that are called parasitized and all others; ``hits``
