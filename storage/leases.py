@@ -29,7 +29,7 @@ from pydantic import AwareDatetime
 
 from storage import disk, records
 from storage.processes import command_of, pid_space, started
-from storage.store import STAGED, AlreadyExistsError, Store, StoreError
+from storage.store import STAGED, AlreadyExistsError, Store, StoreError, refuse_foreign
 
 # Seconds until a lease that is not renewed runs out, and between renewals; several may fail.
 LIFETIME = 60.0
@@ -162,8 +162,9 @@ def lease(
 
     Raises:
         HeldByOtherError: another run holds the lease, and ``wait`` is False.
-        StoreError: the record of the present holder is damaged.
+        StoreError: the record of the present holder is damaged, or this is no store's folder.
     """
+    refuse_foreign(store)
     folder = (*what, "lease")
     held = _take(store, folder, wait, on_wait, lifetime, poll)
     stop = Event()

@@ -70,7 +70,8 @@ def expired_reports(
             return None
         if not ledger.list_seals(store, batch):  # an attempt that will replace the published one
             return None
-        paths = [path for kind in kinds() for path in kind.expiring(name, batch.batch_date)]
+        # The page first: where it is left, no report may be lost.
+        paths = [path for kind in kinds()[::-1] for path in kind.expiring(name, batch.batch_date)]
         there = tuple(path for path in paths if store.exists(*path))
         return Removable(batch, "report and page", there) if there else None
 

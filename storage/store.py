@@ -322,6 +322,12 @@ def refuse_absent(store: Store) -> None:
         )
 
 
+def refuse_foreign(store: Store) -> None:
+    """Raise StoreError if a folder has other things in it, and nothing of a store."""
+    if (names := store.names()) and not FOLDERS.intersection(names):
+        raise StoreError(f"{store.url} is no store, and has {names[0]}: give a new folder")
+
+
 def which(name: str, have: Sequence[str]) -> str:
     """Return text that suggests which of some names is meant, or lists the last of them.
 

@@ -194,10 +194,6 @@ class OpenDetector:
         """Remove the temporary files, which otherwise go with the object."""
         self._folder.cleanup()
 
-    def __repr__(self) -> str:
-        """Name the detector."""
-        return f"OpenDetector({self.name!r})"
-
     @property
     def name(self) -> str:
         """Return the detector's name."""

@@ -38,15 +38,13 @@ def _call_seal(store: Store, key: str, screening: str) -> None:
     path = tables.report_path(batch.name, batch.batch_date, tables.BATCHES)
     if tables.report_digest(store, path) is None:
         raise StoreError(f"the report that it seals is lost: restore {store.address(*path)}")
+    # Whoever removes reports removes the page first.
     kept = {tables.IMAGES, *calls.digests.keys() & {tables.PATIENTS, tables.SLIDES}}
-    there = {
-        each
-        for each in kept
-        if store.exists(*tables.report_path(batch.name, batch.batch_date, each))
-    }
-    if there and there < kept and not tables.is_withdrawn(store, batch.name, batch.batch_date):
-        path = tables.report_path(batch.name, batch.batch_date, min(kept - there))
-        raise StoreError(f"a report of the same run is lost: restore {store.address(*path)}")
+    paths = [tables.report_path(batch.name, batch.batch_date, each) for each in sorted(kept)]
+    lost = [path for path in paths if not store.exists(*path)]
+    is_gone = len(lost) == len(paths) or tables.is_withdrawn(store, batch.name, batch.batch_date)
+    if lost and not is_gone and store.exists(*pages.page_path(batch.name)):
+        raise StoreError(f"a report of the same run is lost: restore {store.address(*lost[0])}")
 
 
 def _digests(store: Store, batch: str, kind: str) -> set[str]:

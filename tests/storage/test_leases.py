@@ -101,6 +101,12 @@ def before_each_create(
 # Taking and giving back
 
 
+def test_a_folder_of_other_things_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "hosts").touch()
+    with pytest.raises(StoreError, match="is no store, and has hosts"), lease(Store(str(tmp_path))):
+        pass
+
+
 def test_a_lease_is_held_during_the_block_and_released_after_it(any_store: Store) -> None:
     with lease(any_store, *NIGHT) as held:
         held.check()

@@ -68,8 +68,8 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         if seen.outcome.scored:
             with written(page) as stage:
                 stage.write_bytes((seen.page or "").encode())
-    is_shown = seen.outcome.scored and options.browser and _has_display()
-    shown = bool(is_shown and webbrowser.open(page.absolute().as_uri()))
+    has_display = sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    shown = seen.outcome.scored and options.browser and has_display
     return LookOutcome(
         photo=options.photo,
         sentence=f"{quoted(Path(options.photo).name)}: {seen.sentence}",
@@ -78,10 +78,6 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         cells=seen.outcome.scored,
         calls=seen.outcome.patients,
         page=str(page) if seen.outcome.scored else None,
-        opened=shown,
+        opened=bool(shown and webbrowser.open(page.absolute().as_uri())),
         **seen.outcome.model_dump(include=set(LookOutcome.model_fields) - {"page"}),
     )
-
-
-def _has_display() -> bool:
-    return sys.platform != "linux" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())

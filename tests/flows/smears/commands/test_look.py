@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw
 
 from flows.options.tools import Look
 from flows.settings import Settings
-from flows.smears.commands import look as module
 from flows.smears.commands.look import look
 from storage.store import Store, StoreError
 from tests.support.fields import thick_film
@@ -27,7 +26,7 @@ def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda address: not opened.append(address))
-    monkeypatch.setattr(module, "_has_display", lambda: True)
+    monkeypatch.setenv("DISPLAY", ":0")
     before = sorted(path.name for path in Path(tiny_ready.store).rglob("*"))
     page = tmp_path / "seen.html"
     outcome = look(Look(photo=str(photo), to=str(page)), tiny_ready)
