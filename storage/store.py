@@ -324,7 +324,8 @@ def refuse_absent(store: Store) -> None:
 
 def refuse_foreign(store: Store) -> None:
     """Raise StoreError if a folder has other things in it, and nothing of a store."""
-    if (names := store.names()) and not FOLDERS.intersection(names):
+    names = [name for name in store.names() if name != "lost+found"]  # of a new disk
+    if names and not FOLDERS.intersection(names):
         raise StoreError(f"{store.url} is no store, and has {names[0]}: give a new folder")
 
 

@@ -19,7 +19,7 @@ from storage import leases, processes
 from storage.batches.manifests import list_batches
 from storage.leases import HeldByOtherError, Holder, Lease, LeaseLostError, LeaseRecord, lease
 from storage.models.statistics import list_statistics
-from storage.store import AlreadyExistsError, MissingError, Store, StoreError
+from storage.store import AlreadyExistsError, MissingError, Store, StoreError, refuse_foreign
 from tests.support.waiting import until
 
 NIGHT = ("batches", "night")
@@ -102,6 +102,8 @@ def before_each_create(
 
 
 def test_a_folder_of_other_things_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    refuse_foreign(Store(str(tmp_path)))
     (tmp_path / "hosts").touch()
     with pytest.raises(StoreError, match="is no store, and has hosts"), lease(Store(str(tmp_path))):
         pass
