@@ -38,7 +38,6 @@ def _call_seal(store: Store, key: str, screening: str) -> None:
     path = tables.report_path(batch.name, batch.batch_date, tables.BATCHES)
     if tables.report_digest(store, path) is None:
         raise StoreError(f"the report that it seals is lost: restore {store.address(*path)}")
-    # Whoever removes reports removes the page first.
     kept = {tables.IMAGES, *calls.digests.keys() & {tables.PATIENTS, tables.SLIDES}}
     paths = [tables.report_path(batch.name, batch.batch_date, each) for each in sorted(kept)]
     lost = [path for path in paths if not store.exists(*path)]

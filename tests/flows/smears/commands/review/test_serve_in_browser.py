@@ -71,7 +71,7 @@ def test_a_session_by_keyboard_loses_nothing_when_its_server_is_killed(
                 assert page.evaluate("document.documentElement.scrollWidth") <= width
                 ratio, where = page.evaluate(LEAST_CONTRAST)
                 assert ratio >= 4.5, where
-            server.send_signal(signal.SIGINT)
+            server.send_signal(signal.SIGTERM)
             assert server.wait(20) == 0
     assert all(url.startswith((f"http://127.0.0.1:{port}/", "data:")) for url in asked)
 
