@@ -34,17 +34,17 @@ def make_features(store: Store) -> None:
 
 def write_table(store: Store) -> None:
     parts = (pa.table({"a": [number]}) for number in range(3))
-    write_parts(store, pa.schema([("a", pa.int64())]), parts, "folder", "new.parquet")
+    write_parts(store, pa.schema([("a", pa.int64())]), parts, "reports", "new.parquet")
 
 
 # What a run may do, and where that has only a check before it on S3.
 WRITES: dict[str, tuple[Callable[[Store], object], bool]] = {
-    "replace": (lambda store: store.write_bytes(b"late", "folder", "file"), True),
-    "create": (lambda store: store.write_bytes(b"late", "folder", "new"), True),
-    "create once": (lambda store: store.write_bytes(b"late", "folder", "new", once=True), False),
+    "replace": (lambda store: store.write_bytes(b"late", "reports", "file"), True),
+    "create": (lambda store: store.write_bytes(b"late", "reports", "new"), True),
+    "create once": (lambda store: store.write_bytes(b"late", "reports", "new", once=True), False),
     "write a table": (write_table, True),
-    "remove a file": (lambda store: store.remove("folder", "file"), False),
-    "remove a folder": (lambda store: store.remove("folder"), False),
+    "remove a file": (lambda store: store.remove("reports", "file"), False),
+    "remove a folder": (lambda store: store.remove("reports"), False),
     "make features": (make_features, False),
 }
 
@@ -64,13 +64,13 @@ def test_a_write_that_stalls_right_before_it_appears_is_lost(any_store: Store, w
     write, is_conditional = WRITES[what]
     if not (any_store.is_local or (is_conditional and objects.is_conditional(any_store.fs))):
         lacking("condition", "an object store knows none for it")
-    any_store.write_bytes(b"old", "folder", "file")
+    any_store.write_bytes(b"old", "reports", "file")
     after = dict[str, bytes]()
 
     def successor() -> None:
         with taken_over(any_store, *NIGHT) as held:
             for name in ("file", "new", "new.parquet"):
-                held.store.write_bytes(b"the successor's", "folder", name)
+                held.store.write_bytes(b"the successor's", "reports", name)
         after.update(files(any_store))
 
     with (
@@ -87,7 +87,7 @@ def test_a_write_that_begins_after_the_lease_was_lost_is_refused(
     any_store: Store, what: str
 ) -> None:
     """And no stage is made for it again, by no code such as zarr's that makes folders."""
-    any_store.write_bytes(b"old", "folder", "file")
+    any_store.write_bytes(b"old", "reports", "file")
     with lease(any_store, *NIGHT, beat=NEVER) as stalled:
         with taken_over(any_store, *NIGHT):
             pass
@@ -102,7 +102,7 @@ def test_a_write_that_begins_after_the_lease_was_lost_is_refused(
 def test_a_holder_does_what_any_run_does(any_store: Store, tmp_path: Path, what: str) -> None:
     plain = Store(str(tmp_path / "plain"))
     for store in (any_store, plain):
-        store.write_bytes(b"old", "folder", "file")
+        store.write_bytes(b"old", "reports", "file")
     WRITES[what][0](plain)
     with lease(any_store, *NIGHT) as held:
         WRITES[what][0](held.store)
@@ -132,20 +132,21 @@ def test_a_taker_that_stalls_before_its_stage_is_there_has_lost(
 def test_what_a_stalled_run_put_in_between_is_put_again(s3_bucket: str, tmp_path: Path) -> None:
     """Its PUT is refused where it comes too late, but here it came just before ours."""
     store = Store(f"{s3_bucket}/{tmp_path.name}")
-    store.write_bytes(b"old", "file")
-    stalled = Moments(0, lambda: Store(store.url).write_bytes(b"a stalled run's", "file"))
+    store.write_bytes(b"old", "reports", "file")
+    other = Store(store.url)
+    stalled = Moments(0, lambda: other.write_bytes(b"a stalled run's", "reports", "file"))
     with lease(store, *NIGHT, beat=NEVER) as held, stalled.watched():
-        held.store.write_bytes(b"ours", "file")
-    assert store.read_bytes("file") == b"ours"
+        held.store.write_bytes(b"ours", "reports", "file")
+    assert store.read_bytes("reports", "file") == b"ours"
     # At the third time somebody writes who asks no lease.
     count = iter(range(9))
-    always = Moments(each=lambda: Store(store.url).write_bytes(b"%d" % next(count), "file"))
+    always = Moments(each=lambda: other.write_bytes(b"%d" % next(count), "reports", "file"))
     with (
         lease(store, *NIGHT, beat=NEVER) as held,
         always.watched(),
         pytest.raises(OSError, match=r"pre-?condition"),
     ):
-        held.store.write_bytes(b"ours", "file")
+        held.store.write_bytes(b"ours", "reports", "file")
 
 
 def test_a_version_that_a_stalled_run_sealed_late_is_that_of_its_successor(
@@ -166,10 +167,10 @@ def test_a_version_that_a_stalled_run_sealed_late_is_that_of_its_successor(
 
 
 def test_once_is_refused_to_a_holder_as_to_others(any_store: Store) -> None:
-    any_store.write_bytes(b"first", "file")
+    any_store.write_bytes(b"first", "reports", "file")
     with lease(any_store, *NIGHT) as held, pytest.raises(AlreadyExistsError):
-        held.store.write_bytes(b"second", "file", once=True)
-    assert any_store.read_bytes("file") == b"first"
+        held.store.write_bytes(b"second", "reports", "file", once=True)
+    assert any_store.read_bytes("reports", "file") == b"first"
 
 
 def test_an_error_of_the_block_is_no_lost_lease(store: Store) -> None:
