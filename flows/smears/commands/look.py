@@ -69,7 +69,8 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
             with written(page) as stage:
                 stage.write_bytes((seen.page or "").encode())
     has_display = sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
-    shown = seen.outcome.scored and options.browser and has_display
+    is_shown = seen.outcome.scored and options.browser and has_display
+    shown = bool(is_shown and webbrowser.open(page.absolute().as_uri()))
     return LookOutcome(
         photo=options.photo,
         sentence=f"{quoted(Path(options.photo).name)}: {seen.sentence}",
@@ -78,6 +79,6 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         cells=seen.outcome.scored,
         calls=seen.outcome.patients,
         page=str(page) if seen.outcome.scored else None,
-        opened=bool(shown and webbrowser.open(page.absolute().as_uri())),
+        opened=shown,
         **seen.outcome.model_dump(include=set(LookOutcome.model_fields) - {"page"}),
     )

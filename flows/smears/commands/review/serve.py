@@ -44,11 +44,11 @@ class ReadOutcome(DamageOutcome):
 def serve(options: ReviewServe, settings: Settings) -> ReadOutcome:
     """Serve the pages to browsers of this machine."""
     store, wanted = Store(settings.store), settings.negative_percent / 100
+    reader = options.reader and checked_reader(options.reader)
     frozen = screened_batch(store, options.batch)
     session, detector = open_session(
         store, frozen, limit=options.limit, per_slide=options.per_slide, unmarked=options.unmarked
     )
-    reader = options.reader and checked_reader(options.reader)
     bench = Bench(session, detector, blind=options.blind, reader=reader, wanted=wanted)
     token = secrets.token_urlsafe(24)
     hosts = [f"{name}:{options.port}" for name in (HOST, "localhost")]
