@@ -16,7 +16,6 @@ import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -47,9 +46,9 @@ from storage.models.detectors import (
     load_model_of,
 )
 from storage.models.shipped import store_or_shipped
-from storage.reports.tables import FIELDS, IMAGES, PATIENTS, read_report
+from storage.reports.tables import FIELDS, IMAGES, PATIENTS, find_report
 from storage.smears.batch_features import BatchFeatures, read_features
-from storage.store import MissingError, Store, StoreError, refuse_absent
+from storage.store import Store, StoreError, refuse_absent
 from tasks import types
 from tasks.images import listing, regions
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
@@ -194,6 +193,10 @@ class OpenDetector:
         """Remove the temporary files, which otherwise go with the object."""
         self._folder.cleanup()
 
+    def __repr__(self) -> str:
+        """Name the detector."""
+        return f"OpenDetector({self.name!r})"
+
     @property
     def name(self) -> str:
         """Return the detector's name."""
@@ -278,10 +281,8 @@ class OpenDetector:
             with in_this_process(self._settings):
                 outcome = screen_sources(wanted, self._settings, root)
             batch = load_batch(self._store, outcome.batch)
-            reports = {kind: pa.table({}) for kind in (IMAGES, PATIENTS, FIELDS)}
-            for kind in reports:
-                with suppress(MissingError):
-                    reports[kind] = read_report(self._store, batch, kind)
+            kinds = IMAGES, PATIENTS, FIELDS
+            reports = {kind: find_report(self._store, batch, kind) for kind in kinds}
             refs = regions.image_refs(read_manifest(self._store, batch))
             page = "" if outcome.page_failure else Path(outcome.page).read_bytes().decode()
         except Exception as error:

@@ -155,7 +155,7 @@ def _patients(
     if not calls:
         return ["There are no calls of patients."]
     patients = tables.read_report(store, batch, tables.PATIENTS).to_pylist()
-    answers = tables.find_rows(store, batch, tables.PERSONS)
+    answers = tables.find_report(store, batch, tables.PERSONS).to_pylist()
     persons = {patient_of(each): each for each in answers}
     shown = sorted(
         (row for row in patients if row["call"] in LISTED),

@@ -35,12 +35,12 @@ def read_report(store: Store, batch: Batch, kind: str) -> pa.Table:
     return read_table(store, *report_path(batch.name, batch.batch_date, kind))
 
 
-def find_rows(store: Store, batch: Batch, kind: str) -> list[dict[str, Any]]:
-    """Read the rows of a batch's report of a kind; none if there is no such report."""
+def find_report(store: Store, batch: Batch, kind: str) -> pa.Table:
+    """Read a batch's report of a kind; a table without columns if there is no such report."""
     try:
-        return list(read_report(store, batch, kind).to_pylist())
+        return read_report(store, batch, kind)
     except MissingError:
-        return []
+        return pa.table({})
 
 
 def of_attempt(schema: pa.Schema, attempt: int) -> pa.Schema:

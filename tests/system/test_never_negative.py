@@ -123,5 +123,4 @@ def test_nobody_infected_is_negative_at_any_size(
         photograph(tmp_path / "known" / slide, some, 1.0, 0.0, twice=False)
     commission_known(tmp_path, settings)
     found = calls(settings, tmp_path / "night", "there", detector="lab")
-    print(found)
     assert "negative" not in found.values()

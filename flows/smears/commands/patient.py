@@ -13,9 +13,9 @@ from flows.smears.stages.answers import answers_on
 from flows.smears.stages.calling import screened_batch
 from storage.batches.manifests import Batch
 from storage.models import classifiers, detectors
-from storage.parquet import iterate_groups, read_table
+from storage.parquet import iterate_groups
+from storage.reports import tables
 from storage.reports.sql import answer
-from storage.reports.tables import PATIENTS, SLIDES, published_batch, read_report, report_path
 from storage.store import Store, StoreError, refuse_absent
 from tasks.smears.answers.patients import Confirmation
 from tasks.smears.answers.surveillance import as_csv, as_fhir, result_of
@@ -50,9 +50,9 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
     to = options.to and to_write(options.to, store, force=options.force)
     if to and to.suffix not in ENDINGS:
         raise UsageError(f"--to: {to} is no .html or .csv file")
-    frozen = published_batch(store, options.batch or _newest_batch(store, options.name))
+    frozen = tables.published_batch(store, options.batch or _newest_batch(store, options.name))
     row = _find(store, frozen, options.name)
-    every = read_report(store, frozen, SLIDES)
+    every = tables.read_report(store, frozen, tables.SLIDES)
     slides = [each for each in every.to_pylist() if patient_of(each) == patient_of(row)]
     persons = _persons(store, frozen, row, settings).get(patient_of(row))
     if to and to.suffix == ".csv":
@@ -127,11 +127,10 @@ def _newest_batch(store: Store, name: str) -> str:
 
 def _rows(store: Store, batch: Batch) -> list[dict[str, Any]]:
     """Read the report on patients; StoreError without a patient."""
-    path = report_path(batch.name, batch.batch_date, PATIENTS)
-    rows = calls.positive_first(read_table(store, *path)).to_pylist() if store.exists(*path) else []
-    if not rows:
+    found = tables.find_report(store, batch, tables.PATIENTS)
+    if not len(found):
         raise StoreError(f"batch {batch.name} has no report on patients: screen it again")
-    return list(rows)
+    return list(calls.positive_first(found).to_pylist())
 
 
 def _find(store: Store, batch: Batch, name: str) -> dict[str, Any]:
@@ -152,7 +151,7 @@ def _page(
     slides: list[dict[str, Any]],
     persons: Confirmation | None,
 ) -> str:
-    for rows in iterate_groups(store, *report_path(batch.name, batch.batch_date)):
+    for rows in iterate_groups(store, *tables.report_path(batch.name, batch.batch_date)):
         cells.count(rows)
     called = cells.of(patient_of(row))
     jobs = places_jobs(store, batch, card, called)

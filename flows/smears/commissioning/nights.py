@@ -20,7 +20,7 @@ from flows.stages.scoring import jobs_of
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.detectors import DetectorCard, LearnedNight
 from storage.records import arrays_to_bytes, now
-from storage.reports.tables import PERSONS, find_rows
+from storage.reports.tables import PERSONS, find_report
 from storage.smears import learned
 from storage.store import Store
 from tasks import bundles
@@ -129,7 +129,7 @@ def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, 
             f"negative; there are: {listed or 'none with a name'}, or {learned.ALL} of them"
         )
     negative = tuple(sorted(set(given)))
-    for row in find_rows(store, batch, PERSONS):
+    for row in find_report(store, batch, PERSONS).to_pylist():
         name = row["patient_id"] or row["slide_id"]
         if row["person_call"] == Call.POSITIVE and {name, row["slide_id"], learned.ALL} & {*given}:
             raise LaboratoryError(f"persons found parasites in {name}: leave it out of --negative")

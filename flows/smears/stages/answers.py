@@ -20,7 +20,7 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.parquet import iterate_rows, write_table
 from storage.records import now
-from storage.reports.tables import PATIENTS, PERSONS, SLIDES, find_rows, read_report, report_path
+from storage.reports.tables import PATIENTS, PERSONS, SLIDES, find_report, read_report, report_path
 from storage.smears.answers import (
     Answer,
     add_answer,
@@ -156,7 +156,7 @@ def answers_on(
 
 def write_answers(store: Store, batch: Batch, found: Mapping[Patient, Confirmation]) -> None:
     """Write the table of what persons answer on the patients of a batch, if there is any answer."""
-    before = find_rows(store, batch, PERSONS)
+    before = find_report(store, batch, PERSONS).to_pylist()
     for row in before:
         now_found = found.get(patient_of(row))
         if row["person_answer"] in DECIDED and (not now_found or now_found.answer not in DECIDED):
@@ -203,10 +203,8 @@ class Suspects:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """List the rows of the report on patients, the positive ones first."""
-        batch, store = self.answers.batch, self.answers.store
-        if not store.exists(*report_path(batch.name, batch.batch_date, PATIENTS)):
-            return []
-        return list(positive_first(read_report(store, batch, PATIENTS)).to_pylist())
+        found = find_report(self.answers.store, self.answers.batch, PATIENTS)
+        return list(positive_first(found).to_pylist()) if len(found) else []
 
     @cached_property
     def every(self) -> list[Suspect]:

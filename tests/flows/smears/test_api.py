@@ -75,6 +75,7 @@ def test_pixels_are_scored_as_their_files_in_the_order_given(
 def test_notebooks_show_pictures_that_stay_with_their_rows(
     night: Scored, detector: OpenDetector
 ) -> None:
+    assert repr(detector) == f"OpenDetector({detector.name!r})"
     table = night._repr_html_()
     assert table.count("<img") == 19  # one is cut short
     assert f"{len(night)} images" in table

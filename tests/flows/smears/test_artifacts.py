@@ -205,7 +205,7 @@ def test_the_summary_shows_the_likeliest_parasites_of_patients(
         {"slide_id": "s3", "call": "positive", "cells_read": 40},
     )]  # fmt: skip
     monkeypatch.setattr(artifacts.tables, "read_report", lambda *_: pa.Table.from_pylist(rows))
-    monkeypatch.setattr(artifacts.tables, "find_rows", lambda *_: [])
+    monkeypatch.setattr(artifacts.tables, "find_report", lambda *_: pa.table({}))
     night = nights.summary_of(patient_calls={"suspected": 1, "negative": 1, "positive": 1})
     pictures = {(None, "P|1"): [b"cell"] * 9, ("s2", None): [b"healthy"]}
     batch = batches.freeze(store, batches.manifest(3), batch_date=DAY)

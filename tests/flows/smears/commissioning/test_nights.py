@@ -63,7 +63,7 @@ def test_nobody_is_negative_in_whom_persons_found_parasites(
 ) -> None:
     rows = pa.table({"slide_id": ["s"], "patient_id": ["P0"], "person_call": ["positive"]})
     monkeypatch.setattr(nights, "read_manifest", lambda *_, columns: rows.select(columns[:2]))
-    monkeypatch.setattr(nights, "find_rows", lambda *_: rows.to_pylist())
+    monkeypatch.setattr(nights, "find_report", lambda *_: rows)
     for given in ("P0", "s", "all"):
         with pytest.raises(laboratory.LaboratoryError, match="found parasites in P0"):
             nights.negative_of(store, BATCH, (given,))
