@@ -79,8 +79,7 @@ BY_PATIENT = """SELECT {columns} FROM (
   WHERE uri IS NOT NULL OR is_field)
 GROUP BY patient_id, own_slide ORDER BY patient_id NULLS LAST, own_slide NULLS LAST"""
 
-OF_BATCH = """SELECT {columns}
-FROM (SELECT *, $scale * log_odds + $bias AS adapted FROM cells)"""
+OF_BATCH = "SELECT {columns} FROM cells"
 
 # A patient's p-values, or a slide's that names none, in bins (0, 1/n], (1/n, 2/n], ...
 P_VALUES = """SELECT coalesce('patient ' || patient_id, 'slide ' || slide_id, 'slide None') AS name,
@@ -141,11 +140,9 @@ class Grouping:
         self._database.register("judged", judged)
         return self._table(BY_PATIENT, patients.COLUMNS, patients.MORE, **thresholds)
 
-    def batch(self, alpha: float, scale: float, bias: float) -> dict[str, Any]:
-        """Count the images of the batch, with log-odds adapted by ``scale`` and ``bias``."""
-        table = self._table(
-            OF_BATCH, batches.COLUMNS, batches.MORE, alpha=alpha, scale=scale, bias=bias
-        )
+    def batch(self, alpha: float) -> dict[str, Any]:
+        """Count the images of the batch."""
+        table = self._table(OF_BATCH, batches.COLUMNS, batches.MORE, alpha=alpha)
         (row,) = table.to_pylist(maps_as_pydicts="strict")
         return dict(row)
 

@@ -38,6 +38,10 @@ _HINTS: dict[Arithmetic, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "
 # other places. Of integers it is that from OpenVINO where the graph was made.
 _TOLERANCES: dict[Arithmetic, float] = {"float32": 1e-3, "bfloat16": 5e-2, "int8": 1e-3}
 
+# While OpenVINO reads or writes its cache, the process's locale is C: of two threads at once, the
+# second would take that for what it has to restore, and text would be ASCII from then on.
+_COMPILING = threading.Lock()
+
 Passes = Callable[[Pixels], Arrays]  # computes the outputs of a graph by name
 
 log = logging.getLogger(__name__)
@@ -130,11 +134,12 @@ def passes(spec: NetworkSpec, network: openvino.Model, *, kept: bool = False) ->
     """
     options = _ON_PROCESSOR | {"INFERENCE_PRECISION_HINT": _HINTS[spec.arithmetic]}
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "slidewatch"
-    try:
-        kept_in = {"CACHE_DIR": str(folder)} if kept else {}
-        compiled = core().compile_model(network, "CPU", options | kept_in)
-    except RuntimeError:  # nobody may write there, or another process is writing the same
-        compiled = core().compile_model(network, "CPU", options)
+    kept_in = {"CACHE_DIR": str(folder)} if kept else {}
+    with _COMPILING:
+        try:
+            compiled = core().compile_model(network, "CPU", options | kept_in)
+        except RuntimeError:  # nobody may write there, or another process is writing the same
+            compiled = core().compile_model(network, "CPU", options)
     of_thread = threading.local()  # a request belongs to one thread at a time
 
     def run(pixels: Pixels) -> Arrays:

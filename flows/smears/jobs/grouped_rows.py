@@ -14,7 +14,6 @@ from storage.smears.grouping import grouping
 from storage.smears.schemas.patients import PATIENT_SCHEMA
 from storage.smears.schemas.slides import SLIDE_SCHEMA
 from storage.store import Store
-from tasks.detector.probabilities import UNCHANGED
 from tasks.limits import FieldLimits
 from tasks.reports import image_columns
 from tasks.smears.reports import calls
@@ -80,9 +79,8 @@ def group_rows(images: Path, shifts: pa.Table, fields: pa.Table | None, rules: R
         slides = tables[SLIDES] = calls.slides_called(counts, counting, stated, SLIDE_SCHEMA)
         counts = groups.patients(calls.judged_slides(slides, counting), **counting.named_thresholds)
         tables[PATIENTS] = calls.patients_called(counts, counting, stated, PATIENT_SCHEMA)
-        adaptation = counting.adaptation or UNCHANGED
         night = NightCounts(
-            groups.batch(counting.alpha, adaptation.scale, adaptation.bias),
+            groups.batch(counting.alpha),
             groups.p_values(BINS),
             {tap: groups.tap_scores(tap, *s, TAP_EDGES) for tap, s in rules.scales.items()},
         )

@@ -9,7 +9,6 @@ from functools import lru_cache, partial
 from typing import Any
 
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.verified import adaptation_of
 from flows.settings import Settings
 from flows.stages.error_counts import ERRORS
 from storage.models import classifiers, detectors
@@ -108,7 +107,6 @@ def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
         detector.alpha,
         Interpreter(sure_rates(store, detector), wanted),
         measured_on(store, detector),
-        adaptation_of(detector),
         detector.learned is not None,
         settings.detectable_percent,
         settings.field_limits.tolerated,

@@ -25,12 +25,6 @@ from storage.smears.schemas.columns import count, images, number, text
 from storage.smears.schemas.counts import STEADY
 from storage.store import Store
 
-EXPECTED = {
-    "sensitivity": "share of parasitized cells that are diagnosed as such",
-    "accuracy": "share of cells that are diagnosed rightly",
-}
-BOUNDS = {"": "", "_low": "lower bound (95%): ", "_high": "upper bound (95%): "}
-
 _FILES = "count(DISTINCT coalesce(source_uri, uri))"
 _FILES_FAILED = f"{_FILES} - {_FILES} FILTER (is_scored)"
 COLUMNS = [
@@ -79,38 +73,11 @@ COLUMNS = [
         "how many patients are positive, suspected, negative, indeterminate and unreadable",
         "patients",
     ),
-    number(
-        "expected_false_calls",
-        "cells read that are expected to be diagnosed as parasitized wrongly: a sum of calibrated "
-        "probabilities",
-        "cells",
-    ),
-    number("expected_missed", "parasitized cells expected to be missed", "cells"),
-    *(
-        number(f"expected_{name}{bound}", f"{words}{what}, as expected")
-        for name, what in EXPECTED.items()
-        for bound, words in BOUNDS.items()
-    ),
-    text(
-        "expected_doubt",
-        "why expected errors cannot be believed: shifted, or other laboratory; null if nothing "
-        "speaks against them",
-    ),
     Column("arithmetic", pa.string(), "how the network multiplied"),
     *MADE_BY,
 ]
 
-_P = "(1 / (1 + exp(-adapted)))"
-MORE = {
-    **STEADY,
-    "repeated": number_of("repeated"),
-    # Sums over the cells read, from which expected errors are computed (`expected_errors`).
-    **{
-        f"{name}_{which}": f"coalesce(sum({sql}) FILTER (is_read AND adapted {sign} 0), 0)::DOUBLE"
-        for name, sql in {"n": "1", "p": _P, "v": f"{_P} * (1 - {_P})"}.items()
-        for which, sign in {"called": ">=", "others": "<"}.items()
-    },
-}
+MORE = {**STEADY, "repeated": number_of("repeated")}
 
 BATCH_SCHEMA = schema_of(COLUMNS)
 
@@ -126,7 +93,9 @@ def read_batches_before(
             paths += [("reports", BATCHES, folder, name) for name in reversed(names)]
     files = ["/".join(path) for path in reversed(paths[:limit])]
     rows = records.read_readable(lambda file: read_table(store, file), files, on_damage)
-    known = (row.cast(pa.schema(map(BATCH_SCHEMA.field, row.column_names))) for row in rows)
-    # Rows of earlier versions lack columns.
-    tables = [BATCH_SCHEMA.empty_table(), *known]
+    # Rows of other versions lack columns, and have columns that are unknown.
+    tables = [BATCH_SCHEMA.empty_table()]
+    for row in rows:
+        names = [name for name in BATCH_SCHEMA.names if name in row.column_names]
+        tables.append(row.select(names).cast(pa.schema(map(BATCH_SCHEMA.field, names))))
     return pa.concat_tables(tables, promote_options="default")

@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 
 from tasks import limits, types
-from tasks.detector.probabilities import Adaptation
 from tasks.detector.verdict import binomial_p_value
 from tasks.reports import image_columns
 from tasks.smears.counting import call, error_rates
@@ -40,9 +39,7 @@ class Counting:
     ``answers`` have the error rates and what counts mean by them; ``sure`` is for sure parasites
     alone, and ``elsewhere`` makes the same for a laboratory of which nothing is known. ``alpha`` is
     the detector's level. Without ``measured`` slides every laboratory is new, and nobody is
-    negative. The ``adaptation`` of log-odds is by a laboratory's labelled cells: expected errors
-    use the adapted probabilities, thresholds and their error rates the others. A ``commissioned``
-    detector has learned a laboratory. For the rest see `slide_reasons`.
+    negative. A ``commissioned`` detector has learned a laboratory. See also `slide_reasons`.
     """
 
     answers: call.Interpreter
@@ -51,7 +48,6 @@ class Counting:
     alpha: float
     sure: call.Interpreter
     measured: Measured | None = None
-    adaptation: Adaptation | None = None
     commissioned: bool = False
     detectable: float = limits.DETECTABLE_PERCENT
     tolerated: float = limits.TOLERATED

@@ -154,7 +154,6 @@ def batch_page(view: BatchView) -> str:
         all_patients=len(patients),
         places=places,
         opened=[calls.described(each, view.answers) for each in opened(patients)],
-        expected=calls.expected_text(row),
         counted_fields=overlay.counted_fields(view.slides),
         slides=[calls.call_of(each) for each in shown],
         shown_fields={
@@ -173,10 +172,10 @@ def _scripted(fields: Sequence[ShownField]) -> dict[str, Any]:
     """Return the scripts of a page with their digests, and the viewer's style if it is needed."""
     has_pictures = any(isinstance(each.picture, FieldPicture) for each in fields)
     viewer = ("openseadragon.min.js", "viewer.js") if has_pictures else ()
-    scripts = [(page.VIEWER / name).read_text() for name in viewer]
-    scripts.append((page.TEMPLATES / "batch.js").read_text())
+    files = (*(page.VIEWER / name for name in viewer), page.TEMPLATES / "batch.js")
+    scripts = [file.read_text("utf-8") for file in files]
     return {
-        "viewer_style": Markup(page.VIEWER.joinpath("viewer.css").read_text()) if fields else "",
+        "viewer_style": Markup((page.VIEWER / "viewer.css").read_text("utf-8")) if fields else "",
         "contours": list(CONTOURS),
         "scripts": [Markup(script) for script in scripts],
         "script_hashes": [

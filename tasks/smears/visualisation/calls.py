@@ -21,10 +21,8 @@ from tasks.smears.counting.call import (
     suspects_text,
 )
 from tasks.smears.reports.called_cells import Patient, patient_of
-from tasks.smears.reports.night.counts import Row
 from tasks.smears.reports.parasitaemia import density_text as class_text
 from tasks.smears.visualisation import page
-from tasks.words import counted
 
 WORDS = {
     Call.POSITIVE: "patients with parasites",
@@ -32,12 +30,6 @@ WORDS = {
     Call.NEGATIVE: "patients with none above the stated limit",
     Call.INDETERMINATE: "patients whose cells do not decide",
     Call.UNREADABLE: "patients whose slides cannot be used",
-}
-DOUBTS = {
-    "shifted": "Which errors to expect is not known: at least a tenth of the cells are from slides "
-    "unlike every known slide, where probabilities are not calibrated.",
-    "other laboratory": "Which errors to expect is not known: probabilities were calibrated on "
-    "cells of other laboratories.",
 }
 # Patients of these calls have their cells shown, if any look parasitized.
 OPENED = (Call.POSITIVE, Call.SUSPECTED, Call.INDETERMINATE, Call.UNREADABLE)
@@ -112,28 +104,6 @@ def _amounts(row: Mapping[str, Any]) -> dict[str, str]:
         "range": range_text(row["corrected_low"], row["corrected_high"]),
         "density": density_text(row["parasites_per_microlitre"]),
     }
-
-
-def expected_text(night: Row) -> str | None:
-    """Write which errors to expect, or why that cannot be known; None without diagnoses."""
-    wrong, missed = night["expected_false_calls"], night["expected_missed"]
-    if night["expected_accuracy"] is None:
-        return None
-    if (doubt := night["expected_doubt"]) is not None:
-        return DOUBTS.get(doubt, doubt)
-    sentence = (
-        f"Errors to expect (no cell here has a label): about {counted(round(wrong), 'cell')} "
-        f"wrongly diagnosed as parasitized and {round(missed):,} parasitized missed; accuracy "
-        f"{_share(night, 'accuracy')}"
-    )
-    if night["expected_sensitivity"] is not None:
-        sentence += f", sensitivity {_share(night, 'sensitivity')}"
-    return f"{sentence}."
-
-
-def _share(night: Row, name: str) -> str:
-    value, low, high = (night[f"expected_{name}{bound}"] for bound in ("", "_low", "_high"))
-    return f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f}%)"
 
 
 def confirmed_text(answers: Iterable[Confirmation]) -> str | None:

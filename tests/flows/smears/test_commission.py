@@ -273,15 +273,13 @@ def test_labelled_cells_adapt_the_diagnosis_of_a_laboratories_nights_and_not_its
     x, y = (logit(rows["probability_Parasitized"].to_numpy()) for rows in (plain, adapted))
     assert_allclose(y, 2 * x + 1, atol=1e-3)
     assert plain["abnormality"].to_pylist() == adapted["abnormality"].to_pylist()
-    slides, doubts = [], []
+    slides = []
     for version in (7, 8):
         slides.append(report_in(lab, "slides", f"july{version}"))
-        doubts += report_in(lab, "batches", f"july{version}")["expected_doubt"].to_pylist()
         page = (Path(lab.store) / "reports" / "html" / f"july{version}.html").read_text()
         assert ("not adapted by 72" in page) == (version == 7)
     for column in ("cells_read", "cells_called"):
         assert slides[0][column].to_pylist() == slides[1][column].to_pylist()
-    assert doubts[0] == "other laboratory" != doubts[1]
 
 
 def test_an_image_counts_once_at_a_laboratory_whatever_its_batch(

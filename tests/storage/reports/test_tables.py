@@ -168,6 +168,7 @@ def test_a_batch_that_is_published_again_has_one_row(any_store: Store) -> None:
 
 def test_a_row_of_an_earlier_version_has_null_for_what_it_does_not_say(store: Store) -> None:
     row = batch_row("night", DAYS[0]).drop_columns(["files", "files_failed"])
+    row = row.append_column("expected_accuracy", pa.array([0.9]))
     publish_report(store, tables.report_path("night", DAYS[0], tables.BATCHES), row.schema, [row])
     (read,) = read_batches_before(store, DAYS[1], 9).to_pylist()
     assert (read["batch"], read["files"]) == ("night", None)

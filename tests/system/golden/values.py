@@ -283,7 +283,6 @@ CALLED = {
     "call": "unreadable",
     "call_reasons": ["shifted"],
 }
-EXPECTED = {"expected_false_calls": 0.25, "expected_doubt": "other laboratory"}
 SLIDE = {
     "slide_id": "S1",
     "patient_id": "P1",
@@ -327,6 +326,5 @@ BATCH = {
     "light": "amber",
     "reasons": ["1 of 5 images failed"],
     "patient_calls": [("unreadable", 1)],
-    **EXPECTED,
     **MADE_BY,
 }

@@ -1,6 +1,8 @@
 """OpenVINO is imported without its telemetry, and a graph that it does not read is left alone."""
 
+import locale
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +56,14 @@ def test_a_kept_graph_computes_the_same_and_is_made_again_where_it_was_damaged(
         if folder == "cache" and kept.chmod(0o600) is None:
             kept.write_bytes(kept.read_bytes()[:-1000])
         (tmp_path / "file").touch()  # where nobody can make a folder
+
+
+def test_threads_that_compile_leave_the_locale_alone(
+    spec: NetworkSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    graphs = [Graph.from_arrays(graph_arrays(build(spec).eval())).network for _ in range(2)] * 20
+    before = locale.setlocale(locale.LC_CTYPE)
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(lambda graph: passes(spec, graph, kept=True), graphs))
+    assert locale.setlocale(locale.LC_CTYPE) == before

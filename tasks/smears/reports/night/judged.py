@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.special import ndtri
 
 from tasks.detector.verdict import is_turning
 from tasks.reports import image_columns
@@ -19,10 +17,6 @@ from tasks.smears.reports.night.counts import NightCounts, Row
 from tasks.types import Light, Verdict
 from tasks.words import counted, verb
 
-SHIFTED = "shifted"  # the reason not to believe expected errors
-OTHER_LABORATORY = "other laboratory"
-SHIFTED_SHARE = 0.1  # of a night's cells
-Z = float(ndtri(0.975))
 # One ordinary slide in forty may be called implausible; more indicates a fault.
 IMPLAUSIBLE_RED = 0.05
 # By chance, one ordinary slide in N is further away than all N fitted slides.
@@ -65,12 +59,10 @@ def batch_judged(
             {**night.row, **counts}, slides, no_smear, patients, commissioned=counting.commissioned
         ),
     )
-    elsewhere = counting.commissioned and counting.adaptation is None
     return {
         **counts,
         "alpha": counting.alpha,
         "patient_calls": Counter(patients["call"].to_pylist()),
-        **_expected(night.row, slides, elsewhere=elsewhere),
         **vars(drift),
     }
 
@@ -185,54 +177,3 @@ def strange_patients(
         nobody = lost >= NOBODY * patients
         findings.append((Light.RED if most or nobody else Light.AMBER, text))
     return findings
-
-
-def _expected(row: Row, slides: pa.Table, *, elsewhere: bool) -> dict[str, Any]:
-    """Estimate the errors of a night's diagnoses, and say why they cannot be believed, if so.
-
-    Probabilities were calibrated on cells of fitted laboratories, so they are not believed
-    ``elsewhere``, at a laboratory that has not adapted them.
-    """
-    sums = [float(row[f"{each}_{of}"]) for each in "npv" for of in ("called", "others")]
-    cells, shifted = slides["cells_read"].to_pylist(), slides["shifted"].to_pylist()
-    far = sum(n for n, is_far in zip(cells, shifted, strict=True) if is_far)
-    doubt = SHIFTED if far and far >= SHIFTED_SHARE * sum(cells) else None
-    return {**expected_errors(*sums), "expected_doubt": OTHER_LABORATORY if elsewhere else doubt}
-
-
-def expected_errors(
-    called: float, others: float, hits: float, missed: float, v_hits: float, v_missed: float
-) -> dict[str, float]:
-    """Estimate the errors of unlabelled diagnoses from their calibrated probabilities, by column.
-
-    A diagnosis of probability p is right with probability p, so sums over cells estimate the result
-    of a comparison with the truth (confidence-based performance estimation, CBPE, as in NannyML).
-    This holds as long as the calibration does. The 95% intervals are from chance alone, and figures
-    without cells are left out.
-
-    ``called`` and ``others`` count the cells that are called parasitized and all others; ``hits``
-    and ``missed`` are the sums of p, of being parasitized, over each, and ``v_hits`` and
-    ``v_missed`` those of p (1 - p).
-    """
-    cells, parasites = called + others, hits + missed
-    shares = {}
-    # The delta method: of a share of two independent sums, and of a mean.
-    if parasites:
-        share = hits / parasites
-        spread = (1 - share) ** 2 * v_hits + share**2 * v_missed
-        shares["sensitivity"] = share, Z * np.sqrt(spread) / parasites
-    if cells:
-        shares["accuracy"] = (
-            (hits + others - missed) / cells,
-            Z * np.sqrt(v_hits + v_missed) / cells,
-        )
-    return {
-        "expected_false_calls": called - hits,
-        "expected_missed": missed,
-        **{f"expected_{name}": share for name, (share, _) in shares.items()},
-        **{
-            f"expected_{name}_{end}": float(np.clip(share + sign * half, 0, 1))
-            for name, (share, half) in shares.items()
-            for end, sign in (("low", -1), ("high", 1))
-        },
-    }

@@ -213,19 +213,6 @@ def test_without_error_rates_the_count_stands_alone() -> None:
         assert row["corrected_percent"] is row["cells_needed"] is None
 
 
-def test_expected_errors_are_sums_of_probabilities_and_doubted_at_a_laboratory() -> None:
-    night = [parasite(2.0)] * 10 + [healthy(-2.0)] * 30
-    batch = grouped(night).batch
-    wrong = 1 / (1 + np.exp(2.0))
-    assert batch["expected_false_calls"] == pytest.approx(10 * wrong)
-    assert batch["expected_missed"] == pytest.approx(30 * wrong)
-    assert batch["expected_accuracy"] == pytest.approx(1 - wrong)
-    assert batch["expected_accuracy_low"] < 1 - wrong < batch["expected_accuracy_high"]
-    assert batch["expected_doubt"] is None
-    batch = grouped(night, commissioned=True).batch
-    assert batch["expected_doubt"] == "other laboratory"
-
-
 def test_cells_that_do_not_count_make_a_patient_suspected_and_are_said() -> None:
     ordinary = [healthy()] * 1000
     parasites = [parasite(abnormality=None)] * 40
