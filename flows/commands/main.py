@@ -38,8 +38,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or os.environ.get("SLIDEWATCH_DEBUG", "") in {"1", "true"}
     _quiet_prefect(debug)
-    # SIGTERM ends a command as Ctrl-C does: leases are released, and nothing is left running.
+    # SIGTERM, and a terminal that closes, end a command as Ctrl-C does: leases are released, and
+    # nothing is left running; not under nohup.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     if arguments is None:  # the process is this command's alone
         ending.end_after_signals(STOPPED, _say_stopped)
     app, words = make_app(all_options=ALL in words or not asks_help(words)), in_order(words)

@@ -24,7 +24,7 @@ def end_after_signals(code: int, say: Callable[[], None]) -> None:
 def _end_after(
     receiver: socket.socket, open_too: socket.socket, code: int, say: Callable[[], None]
 ) -> None:
-    while not {signal.SIGTERM, signal.SIGINT} & set(receiver.recv(16)):
+    while not {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} & set(receiver.recv(16)):
         pass
     threading.Event().wait(STOP_WITHIN)
     say()

@@ -296,7 +296,8 @@ class OpenDetector:
         sentence, advice = sentence_of(outcome, reports[PATIENTS]), ""
         if reports[PATIENTS].num_rows == 1 and outcome.taken_for.get("fields") == 1:
             card = load_detector_card(self._store, outcome.detector)
-            advice = next_step(self._store, card, reports[PATIENTS].to_pylist()[0])
+            (patient,), (seen,) = (reports[kind].to_pylist() for kind in (PATIENTS, FIELDS))
+            advice = next_step(self._store, card, patient, seen["review_reason"])
         return Seen(sentence, advice, outcome, page, reports, refs, pictures, numbers)
 
 

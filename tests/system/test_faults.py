@@ -242,6 +242,7 @@ def test_two_fits_at_once_take_their_turn_and_neither_is_lost(
     [
         pytest.param(signal.SIGINT, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
         signal.SIGKILL,
     ],
 )

@@ -14,9 +14,10 @@ from flows.stages.error_counts import ERRORS
 from storage.models import classifiers, detectors
 from storage.store import Store
 from tasks.detector import error_counts
+from tasks.detector.verdict import parse_reasons
 from tasks.reports.image_columns import PARASITIZED
 from tasks.smears.counting import error_rates
-from tasks.smears.counting.call import Interpreter, next_text
+from tasks.smears.counting.call import Call, Interpreter, next_text
 from tasks.smears.counting.interpretation import (
     ErrorRates,
     KnownRates,
@@ -26,6 +27,7 @@ from tasks.smears.counting.interpretation import (
 from tasks.smears.counting.negative import Measured
 from tasks.smears.counting.rates import OF_SURE
 from tasks.smears.reports import calls
+from tasks.smears.reports.slide_reasons import FieldReason
 from tasks.types import Arrays, below, laboratory_of, nested
 
 # Prefixes of the rates' names in a detector's arrays: its own, and the parent's if it has one.
@@ -145,8 +147,12 @@ def rates_of(store: Store, detector: detectors.DetectorCard, log_odds: float) ->
     return next((each for each in rates if each.log_odds == log_odds), None)
 
 
-def next_step(store: Store, detector: detectors.DetectorCard, row: Mapping[str, Any]) -> str:
-    """Write what to do after one photograph, from the row of its patient."""
+def next_step(
+    store: Store, detector: detectors.DetectorCard, row: Mapping[str, Any], faults: str | None
+) -> str:
+    """Write what to do after one photograph, from its patient's row and the ``faults`` seen."""
+    if row["call"] == Call.INDETERMINATE and FieldReason.OUT_OF_FOCUS in parse_reasons(faults):
+        return next_text(Call.UNREADABLE, 0, None)
     cells, rates = row["cells_read"], rates_of(store, detector, row["counting_threshold"])
     needed = cells_to_decide(row["cells_called"], cells, rates) if rates else None
     return next_text(row["call"], cells, needed)

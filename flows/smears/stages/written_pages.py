@@ -1,5 +1,6 @@
 """Write the page of a batch from its published reports, and the index that lists it."""
 
+import shlex
 from datetime import date
 
 from flows.cluster.client import Client
@@ -72,7 +73,9 @@ def write_page(
     wanted_share = settings.negative_percent / 100
     by_persons = answers.answers_on(store, batch, card, detector, wanted_share) if answered else {}
     answers.write_answers(store, batch, by_persons)
-    one = patients.to_pylist() if len(patients) == 1 else ()  # perhaps of a single photograph
+    step, faults = "", fields["review_reason"].to_pylist() if fields is not None else []
+    if len(faults) == 1:
+        step = next_step(store, detector, patients.to_pylist()[0], faults[0])
     view = BatchView(
         row=calling.batch_report(store, batch),
         earlier=calling.nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
@@ -85,8 +88,9 @@ def write_page(
         made_from=made_from(called),
         patients=patients,
         answered=answered,
-        next_step="".join(next_step(store, detector, row) for row in one),
+        next_step=step,
         answers=by_persons,
+        store=shlex.quote(settings.store),
         **draw_page(client, screened, highlights, likeliest, fields),
     )
     page = batch_page(view)

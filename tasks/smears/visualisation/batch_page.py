@@ -80,7 +80,7 @@ class BatchView:
     are facts by name; ``made_from`` identifies the reports; ``fields`` and ``whole_slides`` are
     those to show; ``called`` are the cells behind the calls; ``answers`` are those of persons on
     patients, and ``answered`` identifies them, None without any; ``next_step`` is that after one
-    photograph.
+    photograph; commands name the ``store`` as here.
     """
 
     row: Row
@@ -100,6 +100,7 @@ class BatchView:
     answers: Mapping[Patient, Confirmation] = field(default_factory=dict)
     answered: str | None = None
     next_step: str = ""
+    store: str = "store"
 
 
 # Of calls, by the light that they are drawn as; an undecided one has none.

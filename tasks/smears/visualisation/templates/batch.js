@@ -88,7 +88,7 @@
       link.click();
     });
     const line = element("p", {});
-    line.append(save, " Marked cells are parasites, the others are not. Read the file with: slidewatch review import FILE");
+    line.append(save, ` Marked cells are parasites, the others are not. Read the file with: slidewatch review import FILE --store ${section.dataset.store}`);
     patient.lastElementChild.append(line);
   }
 })();

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from flows.options.tools import Look
 from flows.settings import Settings
@@ -38,6 +38,16 @@ def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(
     assert outcome.next_step in page.read_text()
     assert sorted(path.name for path in Path(tiny_ready.store).rglob("*")) == before
     assert "not known" not in capsys.readouterr().err
+
+
+def test_of_a_blurred_photograph_more_of_the_same_are_not_asked_for(
+    photo: Path, tiny_ready: Settings, tmp_path: Path
+) -> None:
+    blurred, page = tmp_path / "blurred.png", tmp_path / "page.html"
+    Image.open(photo).filter(ImageFilter.GaussianBlur(4)).save(blurred)
+    seen = look(Look(photo=str(blurred), to=str(page), browser=False), tiny_ready)
+    assert seen.next_step.startswith("Photograph the smear again, sharp")
+    assert seen.next_step in page.read_text()
 
 
 LOOK = """

@@ -50,6 +50,7 @@ def test_a_screened_night_has_a_page_and_the_index_leads_to_it(
     assert outcome.detector in text
     command = f"slidewatch screen --images {photos} --store {settings.store} --batch night"
     assert command in text
+    assert f"slidewatch review serve --batch night --store {settings.store}" in text
     index = Page(Path(Store(settings.store).path(*pages.INDEX)).read_text())
     assert "night.html" in [each["href"] for each in index.of("a")]
 
