@@ -294,10 +294,10 @@ class OpenDetector:
                 self._store.remove(folder)
         pictures.update((ref.uri, ref) for ref in refs)
         sentence, advice = sentence_of(outcome, reports[PATIENTS]), ""
-        if reports[PATIENTS].num_rows == 1 and outcome.taken_for.get("fields") == 1:
+        if reports[PATIENTS].num_rows == 1 and {"fields"} == outcome.taken_for.keys():
             card = load_detector_card(self._store, outcome.detector)
-            (patient,), (seen,) = (reports[kind].to_pylist() for kind in (PATIENTS, FIELDS))
-            advice = next_step(self._store, card, patient, seen["review_reason"])
+            (patient,), faults = reports[PATIENTS].to_pylist(), reports[FIELDS]["review_reason"]
+            advice = next_step(self._store, card, patient, faults.to_pylist())
         return Seen(sentence, advice, outcome, page, reports, refs, pictures, numbers)
 
 

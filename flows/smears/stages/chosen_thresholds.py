@@ -4,7 +4,7 @@ A commissioned detector has the thresholds of its parent, with the error rates o
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -148,14 +148,18 @@ def rates_of(store: Store, detector: detectors.DetectorCard, log_odds: float) ->
 
 
 def next_step(
-    store: Store, detector: detectors.DetectorCard, row: Mapping[str, Any], faults: str | None
+    store: Store,
+    detector: detectors.DetectorCard,
+    row: Mapping[str, Any],
+    faults: Sequence[str | None],
 ) -> str:
-    """Write what to do after one photograph, from its patient's row and the ``faults`` seen."""
-    if row["call"] == Call.INDETERMINATE and FieldReason.OUT_OF_FOCUS in parse_reasons(faults):
+    """Write what to do after photographs of a patient, from its row and each one's ``faults``."""
+    blurred = sum(FieldReason.OUT_OF_FOCUS in parse_reasons(each) for each in faults)
+    if row["call"] == Call.INDETERMINATE and 2 * blurred > len(faults):
         return next_text(Call.UNREADABLE, 0, None)
     cells, rates = row["cells_read"], rates_of(store, detector, row["counting_threshold"])
     needed = cells_to_decide(row["cells_called"], cells, rates) if rates else None
-    return next_text(row["call"], cells, needed)
+    return next_text(row["call"], cells, needed, len(faults))
 
 
 @lru_cache(maxsize=4)

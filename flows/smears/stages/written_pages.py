@@ -75,7 +75,7 @@ def write_page(
     answers.write_answers(store, batch, by_persons)
     step, faults = "", fields["review_reason"].to_pylist() if fields is not None else []
     if len(faults) == 1:
-        step = next_step(store, detector, patients.to_pylist()[0], faults[0])
+        step = next_step(store, detector, patients.to_pylist()[0], faults)
     view = BatchView(
         row=calling.batch_report(store, batch),
         earlier=calling.nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
