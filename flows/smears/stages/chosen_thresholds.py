@@ -17,7 +17,8 @@ from tasks.detector import error_counts
 from tasks.detector.verdict import parse_reasons
 from tasks.reports.image_columns import PARASITIZED
 from tasks.smears.counting import error_rates
-from tasks.smears.counting.call import Call, Interpreter, next_text
+from tasks.smears.counting.advice import next_text
+from tasks.smears.counting.call import Call, Interpreter
 from tasks.smears.counting.interpretation import (
     ErrorRates,
     KnownRates,
