@@ -219,7 +219,7 @@ def hostile_night() -> BatchView:
     )
     night = night_of(rows, classes=(EVIL, "Uninfected"))
     row = night.row | {"reasons": [EVIL], "batch": EVIL, "failures": {EVIL: 1}}
-    return replace(night, row=row, made_by={EVIL: EVIL}, command=EVIL)
+    return replace(night, row=row, made_by={EVIL: EVIL}, command=EVIL, store=EVIL)
 
 
 def summary_of(**values: Any) -> Row:
@@ -272,6 +272,7 @@ def night_of(
         threshold=THRESHOLD,
         made_by={"model": "m, sha256 " + 64 * "a"},
         command="slidewatch screen --batch night",
+        store="/nights/store",
         made_from=64 * "f",
         fields=shown,
         patients=grouped.tables[PATIENTS],

@@ -26,8 +26,7 @@ def next_text(call: str, cells: int, needed: int | None, photographs: int = 1) -
     is_near = 0 < more <= MOST_FIELDS
     if photographs >= ENOUGH_FIELDS and not is_near:
         return "Have a person read the smear, or teach slidewatch this laboratory: commission"
-    have, like = f"{photographs:,} photographs are", "these"
-    if photographs == 1:
-        have, like = "One photograph is", "it"
+    have = "One photograph is" if photographs == 1 else f"{photographs:,} photographs are"
+    like = "it" if photographs == 1 else "these"
     what = f"with {more} more like {like} the patient would be suspected" if is_near else FIELDS
     return f"{have} too few for a call: {what}"

@@ -93,6 +93,7 @@ class BatchView:
     threshold: float
     made_by: Mapping[str, str]
     command: str
+    store: str
     made_from: str
     fields: Sequence[ShownField] = ()
     whole_slides: Sequence[overlay.ShownSlide] = ()
@@ -100,7 +101,6 @@ class BatchView:
     answers: Mapping[Patient, Confirmation] = field(default_factory=dict)
     answered: str | None = None
     next_step: str = ""
-    store: str = "store"
 
 
 # Of calls, by the light that they are drawn as; an undecided one has none.

@@ -2,7 +2,6 @@
 
 import errno
 import secrets
-import signal
 import socket
 from contextlib import suppress
 
@@ -63,7 +62,6 @@ def serve(options: ReviewServe, settings: Settings) -> ReadOutcome:
     with _listening(options.port) as listening:
         tell(f"{counted(len(session.cells), 'cell')} of batch {frozen.name}; Ctrl-C ends; open:")
         tell(f"http://{HOST}:{options.port}/{token}/")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
         with suppress(KeyboardInterrupt):  # raised once the server has shut down
             uvicorn.Server(config).run(sockets=[listening])
     if session.readers():

@@ -266,5 +266,6 @@ def test_marked_parasites_are_saved_as_a_sheet_of_answers(visit: Visit) -> None:
     assert batch == "night"
     shown = [cell.get_attribute("data-id") for cell in patient.locator(".cell").all()]
     assert [line.image_id for line in lines] == shown
+    assert "slidewatch review import FILE --store /nights/store" in patient.inner_text()
     assert [line.answer == "Parasitized" for line in lines] == [n == 1 for n in range(len(shown))]
     assert {line.answer for line in lines} == {"Parasitized", "Uninfected"}
