@@ -122,10 +122,9 @@ def test_a_model_says_from_which_weights_it_began(images: Path, settings: Settin
     training = load_card(store, "n").training
     assert training["licence"] == "CC0-1.0"
     assert training["weights_digest"] == digest_of(file.read_bytes())
-    assert (
-        training["history"][0]["train_loss"]
-        < load_card(store, "m").training["history"][0]["train_loss"]
-    )
+    first = next(name for name, each in begun.items() if each.ndim == 4)  # a convolution
+    now = arrays_from_bytes(Path(kept.replace("/m/", "/n/")).read_bytes())[first]
+    assert np.corrcoef(now.ravel(), begun[first].ravel())[0, 1] > 0.9
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ WITHIN, MOST_WITHIN = 0.85, 0.75  # share of an outline in a larger one, and of 
 PREFERRED_SIZE = 1.1  # in diameters; the smaller of two outlines is more often a part of the cell
 SIZE_PRIOR = 0.7  # edge that a cell e times as wide as `PREFERRED_SIZE` loses
 CUT_PRIOR = 0.35  # edge that a completely invisible cell would lose
-DARKEST = 2.5  # absorbances of a red cell; more would make a nucleus the only clear edge
+DARKEST = 1.75  # absorbances of a red cell; more would make a nucleus the only clear edge
 
 
 @dataclass(frozen=True)
