@@ -208,13 +208,14 @@ def test_a_scheduler_that_a_file_of_settings_names_is_said(
 def test_a_new_store_has_the_detector_of_the_package(tmp_path: Path, logs: str) -> None:
     """In a process of its own, as an operator starts it."""
     command = ["-m", "flows.commands.main"]
-    given = ["--store", tmp_path / "store", "--logs", logs]
+    given = ["--store", tmp_path / "store", "--logs", logs, "--debug"]
     done = python(*command, "screen", "--images", tmp_path, "--batch", "b", *given, code=None)
     assert done.returncode == 3
     said = done.stderr.splitlines()
     if logs == "json":
         said = [line["message"] for line in map(json.loads, said) if line["logger"] == "slidewatch"]
     assert "there are no images for batch b" in said[-1]
+    assert any(line.endswith("freeze: begin") for line in said)
     assert [path.name for path in (tmp_path / "store" / "detectors").iterdir()] == [
         path.name for path in (shipped.FOLDER / "detectors").iterdir()
     ]
