@@ -3,7 +3,10 @@
 It needs no features and may be run again at any time, for example with other settings.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+
+from pydantic import Field
 
 from flows.cluster.client import Client, open_client
 from flows.jobs.scoring.screened import Screened
@@ -38,6 +41,7 @@ class CallOutcome(Outcome):
     files: int
     files_failed: int
     patients: dict[str, int]
+    patients_by_persons: dict[str, int] = Field(default_factory=dict)
     slides_for_review: int
     light: str
     reasons: list[str]
@@ -45,8 +49,10 @@ class CallOutcome(Outcome):
 
     def rows(self) -> list[tuple[str, object]]:
         """List the calls, the light and the page, by name."""
+        persons = numbered(self.patients_by_persons)
+        by_persons = f"; by persons {persons}" if persons else ""
         return [
-            ("patients", numbered(self.patients) or "none"),
+            ("patients", (numbered(self.patients) or "none") + by_persons),
             ("light", [self.light, *self.reasons]),
             ("page", f"missing: {self.page_failure}" if self.page_failure else self.page),
         ]
@@ -97,12 +103,14 @@ def call_screened(
         anew = not is_announced
         if announce(store, batch, seal, night, pictures, settings.pages_url, events=anew):
             ledger.note_announced(store, batch, seal)
+    answered = tables.find_report(store, batch, tables.PERSONS).to_pylist()
     return CallOutcome(
         batch=batch.name,
         page=store.address(*pages.page_path(batch.name)),
         files=night.get("files", 0),  # a report of 0.14 does not say
         files_failed=night.get("files_failed", 0),
         patients=by_call(night["patient_calls"]),
+        patients_by_persons=by_call(Counter(filter(None, (r["person_call"] for r in answered)))),
         slides_for_review=night["slides_for_review"],
         light=night["light"],
         reasons=night["reasons"],

@@ -26,7 +26,6 @@ from flows.stages.scoring import extract
 from storage.batches.manifests import Batch
 from storage.models import detectors
 from storage.store import Store, StoreError
-from tasks.smears.counting.call import needs_text
 from tasks.words import counted
 
 
@@ -40,7 +39,7 @@ class CommissionOutcome(NightOutcome):
         new = f"{counted(len(self.come_since), 'image')} that came since: choose another --batch"
         rows: list[tuple[str, object]] = [
             *self.learned.rows(),
-            ("patients", needs_text(self.patients) or "none"),
+            ("patients", dict(self.rows())["patients"]),
             ("light", [self.light, *self.reasons]),
             ("page", self.page),
             *([("not in it", new)] if self.come_since else []),

@@ -24,6 +24,7 @@ from flows.screen import ScreenOutcome, begin, chosen, outcome_of, refuse_anothe
 from flows.settings import Settings
 from flows.smears.call import CallOutcome, call_screened
 from flows.smears.stages import written_pages
+from flows.smears.stages.answers import carry_answers
 from flows.smears.stages.calling import valid_call
 from flows.smears.stages.chosen_thresholds import counting_at
 from flows.smears.stages.sorting import Taken, come_since, counted_sorts, take
@@ -162,4 +163,6 @@ def prepare(
     detector = chosen(store, options)
     card = load_model_of(store, detector)
     taken = take(store, settings, options, root, card.classes, work)
-    return taken, begin(store, options, settings, detector, card, taken)
+    begun = begin(store, options, settings, detector, card, taken)
+    carry_answers(store, begun.batch, options.images)
+    return taken, begun

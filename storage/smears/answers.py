@@ -25,7 +25,9 @@ from storage.batches.manifests import Sources, key_of, load_batch
 from storage.models.statistics import latest_statistics
 from storage.store import Store, StoreError, digest_of
 
+OnDamage = Callable[[str, StoreError], None]
 FOLDER, SAMPLE, LABELS = "answers", "sample.json", "labels"
+ANSWERED = "slidewatch.answered"  # in a manifest: the batch on whose cells its labels are answers
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -118,7 +120,7 @@ def read_answers(
     store: Store,
     batch: str,
     known: Container[str] = (),
-    on_damage: Callable[[str, StoreError], None] | None = None,
+    on_damage: OnDamage | None = None,
 ) -> Iterator[tuple[str, Answer]]:
     """Read the answers on a batch, except those in known files.
 
@@ -136,6 +138,13 @@ def read_answers(
             if on_damage is None:
                 raise
             on_damage(name, error)
+
+
+def copy_answers(store: Store, key: str, source: str, on_damage: OnDamage) -> None:
+    """Count the answers on a batch, the ``source``, on the same cells of another one."""
+    answered = load_batch(store, source).key
+    for name, answer in read_answers(store, answered, _files(store, key), on_damage):
+        answer.write(store, FOLDER, key, name, once=True)
 
 
 def digest_of_answers(store: Store, batch: str) -> str | None:

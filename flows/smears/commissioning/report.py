@@ -12,11 +12,11 @@ from flows.smears.stages.chosen_thresholds import errors_of_detector, load_error
 from storage.batches.manifests import load_batch
 from storage.models import classifiers, detectors
 from storage.parquet import write_table
-from storage.reports.tables import PATIENTS, read_report
+from storage.reports.tables import PATIENTS, PERSONS, find_report, read_report
 from storage.store import Store
 from tasks.images.listing import each_source
 from tasks.reports.image_columns import PARASITIZED
-from tasks.smears.counting.call import percent_text
+from tasks.smears.counting.call import Call, percent_text
 from tasks.smears.laboratories.adaptation import PARASITES
 from tasks.smears.laboratories.commissioning import (
     NOT_EXAMINED,
@@ -30,6 +30,7 @@ from tasks.smears.laboratories.commissioning import (
     negative_texts,
     positive_text,
 )
+from tasks.smears.reports.called_cells import patient_of
 from tasks.smears.visualisation.laboratory_page import laboratory_page
 from tasks.words import counted
 
@@ -178,7 +179,10 @@ def missing_texts(
     if rates is None and any(night.negative for night in card.nights):
         return card.warnings[-1:]
     if rates is None:
-        names = [str(row["patient_id"] or row["slide_id"] or "no name") for row in patients]
+        answered = find_report(store, batch, PERSONS).to_pylist()
+        ill = {patient_of(row) for row in answered if row["person_call"] == Call.POSITIVE}
+        others = [row for row in patients if patient_of(row) not in ill]
+        names = [str(row["patient_id"] or row["slide_id"] or "no name") for row in others]
         listed = ", ".join([*names[:LISTED], *["..."] * (len(names) > LISTED)])
         sources, named = each_source(options.images), ("--laboratory", options.name)
         again = shell_command(
@@ -186,7 +190,7 @@ def missing_texts(
         )
         return [
             f"slides that a microscopist found negative, without which nobody is called: {again}; "
-            f"there are {listed}"
+            f"there are {listed or 'none: persons found parasites in all'}"
         ]
     read = [row["cells_read"] for row in patients if row["cells_read"]]
     possible = positive_text(rates.counting, int(np.median(read)) if read else 0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from flows.monitoring.console import warn
 from flows.outcome import shell_command
@@ -22,8 +23,10 @@ from storage.parquet import iterate_rows, write_table
 from storage.records import now
 from storage.reports.tables import PATIENTS, PERSONS, SLIDES, find_report, read_report, report_path
 from storage.smears.answers import (
+    ANSWERED,
     Answer,
     add_answer,
+    copy_answers,
     fitted_from,
     in_order,
     labelled_batch,
@@ -32,6 +35,7 @@ from storage.smears.answers import (
 )
 from storage.smears.schemas.persons import PERSON_SCHEMA
 from storage.store import Store, StoreError
+from tasks.images.access.files import filesystem
 from tasks.reports.image_columns import table_of
 from tasks.smears.answers import agreement
 from tasks.smears.answers.patients import (
@@ -152,6 +156,21 @@ def answers_on(
     answers = BatchAnswers(store=store, batch=batch, card=card)
     answers.refresh()
     return Suspects(answers, detector, wanted).by_patient()
+
+
+def carry_answers(store: Store, batch: Batch, images: str | list[str]) -> None:
+    """Count answers on a batch on the cells of a manifest that `review apply` has made of it."""
+    for source in (images,) if isinstance(images, str) else images:
+        if source.endswith(".parquet"):
+            fs, path = filesystem(source)
+            with fs.open(path) as file:
+                about = pq.read_schema(file).metadata or {}
+            if answered := about.get(ANSWERED.encode()):
+                copy_answers(store, batch.key, answered.decode(), _warn)
+
+
+def _warn(_: str, error: StoreError) -> None:
+    warn(f"left out: {error}")
 
 
 def write_answers(store: Store, batch: Batch, found: Mapping[Patient, Confirmation]) -> None:

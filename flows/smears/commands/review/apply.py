@@ -18,7 +18,7 @@ from flows.smears.commands.review.sheets import read_sheet_file
 from storage.batches.manifests import read_manifest
 from storage.models.classifiers import ModelCard, load_card, load_out_of_fold
 from storage.reports.tables import published_batch, rows_by_shard
-from storage.smears.answers import latest_labels
+from storage.smears.answers import ANSWERED, latest_labels
 from storage.store import Store, StoreError
 from tasks.images.listing import list_images
 from tasks.smears.answers.sheets import OTHER, AnswerError, check_answers, corrected, read_sheet
@@ -73,6 +73,8 @@ def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
         source, rows = _of_sheet(store, options.sheet or "")
     kept = rows.filter(pc.invert(rows["no_cell"]))
     made = kept.drop_columns(["no_cell", "by_person"])
+    if options.batch is not None:
+        made = made.replace_schema_metadata({ANSWERED: options.batch})
     if not options.dry_run:
         with written(manifest) as stage:
             pq.write_table(made, stage, compression="zstd")
