@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
+from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -53,6 +54,11 @@ def read(app: App, words: list[str]) -> Given:
             command = shell_command(" ".join(app.parse_commands(words)[0]), "--", error.token.value)
             hint = f"; a name that begins with - stands last, after --: {command}"
         raise UsageError(f"{str(error).removesuffix('.')}{hint}") from None
+    except UnusedCliTokensError as error:
+        raise UsageError(f"{' '.join(error.unused_tokens or ())}: too many values") from None
+    except MissingArgumentError as error:
+        name = error.keyword or (error.argument.name if error.argument else "an option")
+        raise UsageError(f"{name}: a value is missing") from None
     except CycloptsError as error:
         raise UsageError(str(error).removesuffix(".")) from None
     if vars(called).get(COMMAND) is None:
@@ -74,12 +80,15 @@ def asks_help(words: list[str]) -> bool:
 
 
 def in_order(words: list[str]) -> list[str]:
-    """Put flags that stand before the command behind it.
+    """Put options that stand before the command behind it.
 
-    >>> in_order(["--quiet", "status", "--json"])
-    ['status', '--json', '--quiet']
+    >>> in_order(["--quiet", "--store", "s", "status", "--json"])
+    ['status', '--json', '--quiet', '--store', 's']
     """
-    start = next((i for i, word in enumerate(words) if not word.startswith("-")), 0)
+    first = {name.split()[0] for name in commands.COMMANDS}
+    named = [i for i, word in enumerate(words) if word in first]
+    others = [i for i, word in enumerate(words) if not word.startswith("-")]
+    start = next(iter(named + others), 0)
     return [*words[start:], *words[:start]]
 
 

@@ -72,7 +72,9 @@ def arrivals(
     first = list_inbox(inbox)
     if any(seen.modified is None for seen in first.values()):
         time.sleep(settle)
-    listed = list_images(inbox, classes=classes, extensions=extensions, on_skip=on_skip)
+    listed = list_images(
+        inbox, classes=classes, extensions=extensions, trusted=store.holds, on_skip=on_skip
+    )
     listed, rewritten = without_taken(store, earlier, listed, first)
     settled = [
         (seen := first.get(uri)) is not None

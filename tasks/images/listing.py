@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain, islice
 from typing import Any
 
@@ -95,7 +96,8 @@ def sorted_images(
     A source is a folder, one image, a glob, a zip or tar archive, a folder in one
     (``zip://folder::archive.zip``), or a .parquet or .csv manifest, and may be given as
     LABORATORY=SOURCE. Folders named after ``classes``, in any case, label their files. The images
-    of a ``limit`` are spread evenly. A manifest that is ``trusted`` may name any filesystem.
+    of a ``limit`` are spread evenly. A manifest that is ``trusted`` may name any filesystem, and
+    trusted files in a source that is not are left out: they are the store's.
     ``on_skip`` is called with messages on omitted files, and on labels that differ in case.
     SourceError if a source does not exist, is damaged, or names an image twice.
     """
@@ -149,13 +151,13 @@ class _Listing:
                 for part in manifest.read_manifest(source, trusted=trusted(source)):
                     self.add(part)
             else:
-                self._add_files(source)
+                self._add_files(source, trusted)
         except FileNotFoundError:
             raise SourceError(f"{source} does not exist") from None
         except PermissionError:
             raise SourceError(f"{source} may not be read: permission denied") from None
 
-    def _add_files(self, source: str) -> None:
+    def _add_files(self, source: str, trusted: Callable[[str], bool]) -> None:
         kind, _, inside = source.partition("://")
         if in_archive(source) and "::" in inside:
             folder, address = split_link(inside)
@@ -163,11 +165,18 @@ class _Listing:
         elif archive := archive_kind(source):
             self._add(self._list_archive(source, archive))
         else:
-            self._add(self._images_of(list_files(source), source))
+            self._add(self._images_of(list_files(source), source, trusted))
 
-    def _images_of(self, listed: Listed, source: str) -> Iterable[Image]:
+    def _images_of(
+        self, listed: Listed, source: str, trusted: Callable[[str], bool]
+    ) -> Iterable[Image]:
         others: Counter[str] = Counter()
+        is_ours = cache(trusted)  # a store among the images has none
+        among = not trusted(source)
         for path, size, _ in listed.files:
+            uri = str(listed.fs.unstrip_protocol(path))
+            if among and is_ours(f"{uri.rpartition('/')[0]}/any"):
+                continue
             if listed.is_file and self._why_not(parts_of(path)[-1]) is not None:
                 raise SourceError(
                     f"{source} is no image (a name that ends in "
@@ -180,7 +189,7 @@ class _Listing:
             if why is OTHER and not is_hidden(below) and _is_picture(listed.fs, path):
                 why = "left_out: it begins like a picture: call it .jpg, .png or .tif if it is one"
             if why is not OTHER:
-                yield str(listed.fs.unstrip_protocol(path)), path, size, why
+                yield uri, path, size, why
             else:
                 others[self._kind(below)] += 1
         for linked in sorted(listed.linked):

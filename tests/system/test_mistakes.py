@@ -46,7 +46,7 @@ def said(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[object, str]:
         ("train --images cells --model a/b", 1, "'a/b'"),
         ("train --images cells --epochs 0", 2, "--epochs: input should be greater than"),
         ("fit --images cells --batch b", 1, "no model in"),
-        ("fit --images cells", 2, "parameter --batch requires an argument"),
+        ("fit --images cells", 2, "--batch: a value is missing"),
         ("retract", 2, "say what to take out: one of --batch, --slide and --patient"),
         ("retract --batch b", 1, "no model in"),
         ("unlearn --batch b --laboratory a", 1, "no laboratory 'a' in"),

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
+from storage.store import Store
 from tasks.images.access.files import SourceError, read_bytes
 from tasks.images.listing import list_images, refuse_missing
 from tasks.images.manifest import SCHEMA
@@ -116,6 +117,12 @@ def test_a_source_is_found_whatever_folder_it_lies_in(
     assert contents(list_images(put_anywhere({"1.png": b"one"}, folder))) == {b"one"}
 
 
+def test_a_store_among_the_images_has_none(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"1.png": b"one", "s/2.png": b"two", "s/x/b.zarr/0": b"0"})
+    holds = Store(str(tmp_path / "s")).holds
+    assert contents(list_images(str(tmp_path), trusted=holds)) == {b"one"}
+
+
 def test_what_is_no_picture_is_left_out_and_a_picture_that_is_not_read_fails_aloud(
     put_anywhere: Callable[..., str],
 ) -> None:
@@ -136,11 +143,9 @@ def test_what_is_no_picture_is_left_out_and_a_picture_that_is_not_read_fails_alo
     assert len(failed) == len(pictures)
     for name, why in pictures.items():
         (said,) = (text for uri, text in failed.items() if f"/{name}" in uri)
-        assert said.startswith("left_out: ")
-        assert why in said
+        assert re.fullmatch(f"left_out: .*{re.escape(why)}.*", said)
     (said,) = told
-    assert said.startswith("5 files of ")
-    assert said.endswith("no image's: 2 .vsi, 1 .part, 1 .txt, 1 no extension")
+    assert re.fullmatch("5 files of .* no image's: 2 .vsi, 1 .part, 1 .txt, 1 no extension", said)
 
 
 def test_a_picture_by_another_name_fails_aloud(tmp_path: Path) -> None:
@@ -152,13 +157,8 @@ def test_a_picture_by_another_name_fails_aloud(tmp_path: Path) -> None:
 
 
 def test_labels_are_the_folder_directly_above(put_anywhere: Callable[..., str]) -> None:
-    members = {
-        "cells/Parasitized/1.png": b"",
-        "cells/Uninfected/2.png": b"",
-        "cells/parasitized/3.png": b"",
-        "Parasitized/more/4.png": b"",
-        "5.png": b"",
-    }
+    some = ("Parasitized/1.png", "Uninfected/2.png", "parasitized/3.png")
+    members = dict.fromkeys([*map("cells/".__add__, some), "Parasitized/more/4.png", "5.png"], b"")
     told: list[str] = []
     table = list_images(put_anywhere(members), classes=CLASSES, on_skip=told.append)
     labels = dict(zip(names_of(table), table["label"].to_pylist(), strict=True))
