@@ -20,6 +20,7 @@ from tasks.types import ImageStatus
 
 OTHER = "other"  # a white cell, an artefact, no cell at all
 WHITE, UNSURE = "white cell", "unsure"  # further answers of a reader
+UNNAMED = "unnamed"  # a reader of whom a sheet says nothing
 KEYS = "puwo?"  # of the answers, in the order of `possible_answers`
 FROM_REPORT = (
     "image_id", "batch", "uri", "slide_id", "patient_id", "diagnosis", "abnormality", "p_value",

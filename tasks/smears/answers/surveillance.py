@@ -1,7 +1,7 @@
 """Write patients' answers as surveillance systems take them: rows of a table, or FHIR R5.
 
-An answer is final once persons have confirmed a parasite, or have read enough cells to exclude
-parasites. Otherwise it is preliminary: nobody has verified the machine's call.
+An answer is final once persons with names have confirmed a parasite, or have read enough cells to
+exclude parasites. Otherwise it is preliminary: nobody who can be asked has verified it.
 """
 
 import json
@@ -11,6 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from tasks.reports.spreadsheet import csv_lines
 from tasks.smears.answers.patients import DECIDED, Confirmation, PatientAnswer
+from tasks.smears.answers.sheets import UNNAMED
 from tasks.smears.counting.call import Call, call_text
 
 Result = dict[str, Any]  # of a patient, or of the slide that stands for one; None: unknown
@@ -40,9 +41,10 @@ def result_of(row: Mapping[str, Any], persons: Confirmation | None, density: flo
     if persons and persons.answer not in DECIDED:
         text += f"; {persons.answer} by {persons.by}"
     elif persons:
-        readers = persons.readers
+        readers = tuple(name for name in persons.readers if name != UNNAMED)
         call = Call.POSITIVE if persons.answer == PatientAnswer.CONFIRMED else persons.call
         text = f"{persons.answer}: {persons.parasites} of {persons.read} cells read are parasites"
+        text += "" if readers else ", by a reader without a name"
         shares = (persons.parasitaemia, persons.low, persons.high)
         amounts = [None if share is None else density * share for share in shares]
     result, positive = call if call in MEANINGS else UNDECIDED, call == Call.POSITIVE

@@ -35,6 +35,7 @@ from tasks import types, words
 from tasks.smears.answers.agreement import share
 from tasks.smears.answers.sheets import (
     OTHER,
+    UNNAMED,
     WHITE,
     AnswerError,
     Line,
@@ -43,7 +44,6 @@ from tasks.smears.answers.sheets import (
     read_sheet,
 )
 
-UNNAMED = "unnamed"  # a reader of whom a sheet says nothing
 FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
 
 

@@ -169,10 +169,7 @@ def strange_patients(
     if lost := sum(unreadable.values()):
         patients = sum(calls.values())
         why = "; ".join(f"{n:,} {reasons}" for reasons, n in sorted(unreadable.items()))
-        text = (
-            f"{lost:,} of {counted(patients, 'patient')} {verb(lost, 'is', 'are')} "
-            f"unreadable: {why}"
-        )
+        text = f"the images of {lost:,} of {counted(patients, 'patient')} cannot be read: {why}"
         most = lost >= UNREADABLE_RED * max(patients, LEAST_PATIENTS)
         nobody = lost >= NOBODY * patients
         findings.append((Light.RED if most or nobody else Light.AMBER, text))

@@ -18,6 +18,7 @@ ROW = {
 }  # fmt: skip
 READERS = ("Ada", "Ben")
 CONFIRMED = Confirmation(PatientAnswer.CONFIRMED, 10, 7, "positive", 0.01, 0.005, 0.02, READERS)
+NAMELESS = Confirmation(**vars(CONFIRMED) | {"readers": ("unnamed",)})
 REFUSED = Confirmation(PatientAnswer.REFUSED, 10, 0, "negative", 0.0, 0.0, 0.001, READERS)
 OPEN = Confirmation(PatientAnswer.OPEN, 3, 0, readers=READERS)
 SEEN, NOT_SEEN = "Malaria parasites detected", "Malaria parasites not detected"
@@ -29,6 +30,7 @@ SEEN, NOT_SEEN = "Malaria parasites detected", "Malaria parasites not detected"
         ("positive", None, "preliminary", "POS", SEEN, 21_000),
         ("positive", OPEN, "preliminary", "POS", SEEN, 21_000),
         ("suspected", CONFIRMED, "final", "POS", SEEN, 50_000),
+        ("suspected", NAMELESS, "preliminary", "POS", SEEN, 50_000),
         ("positive", REFUSED, "final", "NEG", NOT_SEEN, None),
         ("negative", None, "preliminary", "NEG", NOT_SEEN, None),
         ("suspected", None, "preliminary", "IND", None, None),

@@ -11,7 +11,6 @@ from flows.settings import Settings
 from flows.smears.commands.review.apply import AppliedOutcome, apply
 from flows.smears.commands.review.session import open_session
 from flows.smears.stages.answers import BatchAnswers, carry_answers
-from storage.batches.manifests import load_batch
 from storage.store import Store, StoreError
 from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images
@@ -53,7 +52,7 @@ def test_a_laboratory_learns_the_night_without_what_is_no_cell(
     with pytest.raises(SourceError, match="there already"):
         applied(store_with_model, tmp_path / "night.parquet")
     assert pq.read_table(tmp_path / "night.parquet").num_rows == 23
-    again = load_batch(store_with_model, "night").model_copy(update={"name": "again"})
+    again = session.batch.model_copy(update={"name": "again"})
     carry_answers(store_with_model, again, str(tmp_path / "night.parquet"))
     carried = BatchAnswers(store=store_with_model, batch=again, card=session.card)
     carried.refresh()

@@ -384,7 +384,7 @@ def test_cells_that_are_no_smear_make_a_night_red_where_they_are_more_than_a_few
 def test_a_night_is_never_green_while_a_patient_cannot_be_read() -> None:
     found = drift(unreadable={"shifted": 1})
     assert found.light == "amber"
-    assert found.reasons[0] == "1 of 20 patients is unreadable: 1 shifted"
+    assert found.reasons[0] == "the images of 1 of 20 patients cannot be read: 1 shifted"
     lights = [drift(unreadable={"shifted": 5, "blurred": n}).light for n in (4, 5, 15)]
     assert lights == ["amber", "red", "red"]
 
