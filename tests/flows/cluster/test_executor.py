@@ -158,7 +158,7 @@ def test_jobs_and_results_travel_many_at_once(client: Client, tmp_path: Path) ->
         patch.setattr(client, "gather", noted(fetched, client.gather, 0))
         results = run_in_order(client, work, [Job(i, str(tmp_path)) for i in range(24)], title="t")
         assert next(results) == 0
-        time.sleep(1)  # until all in flight are done
+        until(lambda: all(each.status != "pending" for each in client.futures.values()))
         assert list(results) == [i * i for i in range(1, 24)]
     assert sum(sent) == 24
     assert min(sent) > 1
