@@ -75,7 +75,7 @@ class Confirmation:
 
     Shares are in [0, 1]; they are None with too few answers, or if error rates are unknown.
     ``readers`` have read cells of the patient, the last one at ``read_at``; of a decided patient,
-    those who said so.
+    those who said so. ``marked`` are the digests of the parasites.
     """
 
     answer: PatientAnswer
@@ -87,6 +87,7 @@ class Confirmation:
     high: float | None = None
     readers: tuple[str, ...] = ()
     read_at: datetime | None = None
+    marked: tuple[str, ...] = ()
 
     @property
     def by(self) -> str:
@@ -136,17 +137,17 @@ def confirm(
     order = suspect.order
     shown = [*order, *suspect.elsewhere]
     read = [image for image in shown if image in answers]
-    parasites = sum(answers[image] == positive for image in read)
+    marked = tuple(image for image in read if answers[image] == positive)
     differing = [image for image in shown if image in disputed]
     answer = PatientAnswer.OPEN
-    if parasites:
+    if marked:
         answer = PatientAnswer.CONFIRMED
     elif differing:
         answer = PatientAnswer.DISPUTED
     elif order and all(image in answers for image in order):
         unsure = any(answers[image] == UNSURE for image in read)
         answer = PatientAnswer.UNSURE if unsure else PatientAnswer.REFUSED
-    confirmation = Confirmation(answer, len(read) + len(differing), parasites)
+    confirmation = Confirmation(answer, len(read) + len(differing), len(marked), marked=marked)
     if answer not in DECIDED or rates is None or not suspect.cells:
         return confirmation
     called = _true_calls(suspect, answers, positive)

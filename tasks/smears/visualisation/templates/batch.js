@@ -75,7 +75,7 @@
     const cells = [...patient.querySelectorAll(".cell")];
     if (!cells.length) continue;
     const marks = cells.map((cell) => {
-      const mark = element("input", { type: "checkbox" }), label = element("label");
+      const mark = element("input", { type: "checkbox", checked: "marked" in cell.dataset }), label = element("label");
       label.append(mark, " a parasite");
       cell.append(label);
       return mark;

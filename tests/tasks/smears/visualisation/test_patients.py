@@ -73,7 +73,9 @@ def test_a_page_of_100_000_cells_with_all_it_can_show_stays_below_5_megabytes(
     assert len(page.encode()) < 5 * MB
 
 
-PERSONS = Confirmation(PatientAnswer.CONFIRMED, 10, 4, "positive", 0.01, 0.005, 0.02)
+PERSONS = Confirmation(
+    PatientAnswer.CONFIRMED, 10, 4, "positive", 0.01, 0.005, 0.02, marked=("0" * 64,)
+)
 
 
 def row(**other: Any) -> dict[str, Any]:
@@ -104,8 +106,8 @@ def test_the_sheet_has_the_answers_of_both_and_no_name_breaks_out() -> None:
     page = pages.Page(sheet())
     said = page.words
     assert "21,000 parasites/µL: 9 of 4,000 cells counted as parasitized" in said
-    assert "persons: confirmed" in said
-    assert "4 of 10 cells are parasites: positive, 1% (0.5 to 2%)" in said
+    assert "persons: confirmed4 of 10 cells are parasites: positive, 1% (0.5 to 2%)" in said
+    assert said.count("a person: a parasite") == 1
     assert f"{40 - SLIDES} more slides are in the slide report" in said
     assert len(page.of("img")) == 2 * CELLS
     assert not page.of("script")
