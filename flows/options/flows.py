@@ -203,7 +203,7 @@ class Screen(OfABatch):
 class CallAgain(Options):
     """Judge the slides and patients of a screened batch again, and make its page again."""
 
-    batch: Annotated[str, POSITIONAL] = Field(description="name of the screened batch")
+    batch: Annotated[str, UNNAMED] = Field(description="name of the screened batch")
     page_only: bool = Field(
         False, description="keep the calls, and make the page again with what persons have answered"
     )
