@@ -142,8 +142,7 @@ def read_answers(
 
 def copy_answers(store: Store, key: str, source: str, on_damage: OnDamage) -> None:
     """Count the answers on a batch, the ``source``, on the same cells of another one."""
-    answered = load_batch(store, source).key
-    for name, answer in read_answers(store, answered, _files(store, key), on_damage):
+    for name, answer in read_answers(store, source, _files(store, key), on_damage):
         answer.write(store, FOLDER, key, name, once=True)
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from flows.monitoring.console import warn
 from flows.outcome import shell_command
 from flows.smears.stages.chosen_thresholds import measured_on, rates_of
-from storage.batches.manifests import Batch, Sources
+from storage.batches.manifests import Batch, Sources, find_batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.parquet import iterate_rows, write_table
@@ -36,6 +36,8 @@ from storage.smears.answers import (
 from storage.smears.schemas.persons import PERSON_SCHEMA
 from storage.store import Store, StoreError
 from tasks.images.access.files import filesystem
+from tasks.images.listing import each_source
+from tasks.images.names import laboratory_of_source
 from tasks.reports.image_columns import table_of
 from tasks.smears.answers import agreement
 from tasks.smears.answers.patients import (
@@ -160,13 +162,21 @@ def answers_on(
 
 def carry_answers(store: Store, batch: Batch, images: str | list[str]) -> None:
     """Count answers on a batch on the cells of a manifest that `review apply` has made of it."""
-    for source in (images,) if isinstance(images, str) else images:
-        if source.endswith(".parquet"):
-            fs, path = filesystem(source)
-            with fs.open(path) as file:
-                about = pq.read_schema(file).metadata or {}
-            if answered := about.get(ANSWERED.encode()):
-                copy_answers(store, batch.key, answered.decode(), _warn)
+    for _, source in map(laboratory_of_source, each_source(images)):
+        answered = _answered(source) if source.lower().endswith(".parquet") else None
+        if answered and (of := find_batch(store, answered)):
+            copy_answers(store, batch.key, of.key, _warn)
+
+
+def _answered(manifest: str) -> str | None:
+    fs, path = filesystem(manifest)
+    try:
+        with fs.open(path) as file:
+            about = pq.read_schema(file).metadata or {}
+    except (OSError, pa.ArrowInvalid):  # the batch is frozen, and does without it
+        return None
+    answered: bytes = about.get(ANSWERED.encode(), b"")
+    return answered.decode(errors="replace")
 
 
 def _warn(_: str, error: StoreError) -> None:

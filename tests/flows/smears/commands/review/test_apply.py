@@ -54,5 +54,5 @@ def test_a_laboratory_learns_the_night_without_what_is_no_cell(
         applied(store_with_model, tmp_path / "night.parquet")
     assert pq.read_table(tmp_path / "night.parquet").num_rows == 23
     again = session.batch.model_copy(update={"name": "again"})
-    carry_answers(store_with_model, again, str(tmp_path / "night.parquet"))
+    carry_answers(store_with_model, again, ["gone.parquet", str(tmp_path / "night.parquet")])
     assert [*read_answers(store_with_model, "again")] == [*read_answers(store_with_model, "night")]
