@@ -183,10 +183,11 @@ def _quiet_prefect(debug: bool) -> None:
         os.environ.setdefault(name, "INFO" if debug else "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    if debug and logging.lastResort:  # the handler of loggers without one
-        logging.lastResort.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logging.lastResort.setLevel(logging.INFO)
+    if debug:
         logging.getLogger(logs.PROGRAM).setLevel(logging.INFO)
+        if handler := logging.lastResort:  # that of loggers without one
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            handler.setLevel(logging.INFO)
     else:
         # Dask sets the level of its log when it is imported, by its configuration.
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")

@@ -109,7 +109,7 @@ class BatchAnswers:
 
     def _leave_out(self, name: str, error: StoreError) -> None:
         self.damaged[name] = str(error)
-        warn(f"left out: {error}")
+        _warn(name, error)
 
     def of_reader(self, reader: str) -> dict[str, str]:
         """Return a reader's current answers on any cells of the batch, by digest, the latest last.
