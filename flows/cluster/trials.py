@@ -50,7 +50,10 @@ class Trials:
         if is_death(error) and self.deaths < SUSPECTED:
             self.deaths += 1
             return 0.0
-        if _is_passing(error) and self.errors < len(BACKOFF):
+        # A lost scheduler is also an OSError.
+        is_storage = isinstance(error, OSError) and not isinstance(error, lost())
+        is_passing = is_storage and getattr(error, "errno", None) not in LASTING
+        if is_passing and self.errors < len(BACKOFF):
             self.errors += 1
             return BACKOFF[self.errors - 1]
         raise ClusterError(_why_in_vain(error)) from error
@@ -68,12 +71,6 @@ def is_death(error: Exception) -> bool:
     from distributed import KilledWorker
 
     return isinstance(error, KilledWorker)
-
-
-def _is_passing(error: Exception) -> bool:
-    # A lost scheduler is also an OSError.
-    is_storage = isinstance(error, OSError) and not isinstance(error, lost())
-    return is_storage and getattr(error, "errno", None) not in LASTING
 
 
 def _why_in_vain(error: Exception) -> str:

@@ -8,6 +8,8 @@ from decimal import Decimal
 from functools import partial
 from io import StringIO
 from itertools import islice
+from shutil import rmtree
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import psutil
@@ -59,8 +61,10 @@ class QueryOutcome(DamageOutcome):
         store = Store(self.store)
         refuse_absent(store)
         with (
-            _limited(self.seconds),
-            answer(store, self.sql, seconds=self.seconds, on_damage=self._leave_out) as reader,
+            _limited(self.seconds) as spill,
+            answer(
+                store, self.sql, seconds=self.seconds, on_damage=self._leave_out, spill=spill
+            ) as reader,
         ):
             names = reader.schema.names
             rows = (row for batch in reader for row in zip(*map(_values, batch), strict=True))
@@ -73,22 +77,29 @@ class QueryOutcome(DamageOutcome):
 
 
 @contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """Hold this process to its memory, and end it if the block takes longer than it may."""
+def _limited(seconds: float) -> Iterator[str]:
+    """Hold this process to its memory, and end it if the block takes longer than it may.
+
+    Yield a folder for files, which goes with it.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     taken = getattr(psutil.Process().memory_info(), "data", 0)  # Linux alone counts it
     most = taken + DATA + STACK * (os.cpu_count() or 1)
     known = [each for each in (soft, hard) if each != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_DATA, (min([most, *known]), hard))
     try:
-        with after(seconds + GRACE, partial(_give_up, seconds)):
-            yield
+        with (
+            TemporaryDirectory() as spill,
+            after(seconds + GRACE, partial(_give_up, seconds, spill)),
+        ):
+            yield spill
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _give_up(seconds: float) -> NoReturn:
+def _give_up(seconds: float, spill: str) -> NoReturn:
     complain(f"slidewatch query: {given_up(seconds)}")
+    rmtree(spill, ignore_errors=True)
     ending.end(1)
 
 

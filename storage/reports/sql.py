@@ -35,15 +35,21 @@ class QueryError(Exception):
 
 @contextmanager
 def answer(
-    store: Store, sql: str, *, seconds: float = SECONDS, on_damage: Tell | None = None
+    store: Store,
+    sql: str,
+    *,
+    seconds: float = SECONDS,
+    on_damage: Tell | None = None,
+    spill: str | None = None,
 ) -> Iterator[pa.RecordBatchReader]:
     """Answer one SQL query over the tables of a store, as a stream of record batches.
 
     Columns that only some reports have are null elsewhere. ``seconds`` include reading the answer.
     ``on_damage`` is called for each report left out; without it StoreError is raised. QueryError,
     which the stream may raise too, if the SQL is wrong, reads more than tables, or takes too much.
+    What does not fit into memory goes into a folder in ``spill``, by default the system's.
     """
-    with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
+    with tempfile.TemporaryDirectory(dir=spill) as spilled, duckdb.connect() as database:
         tables = kinds.tables()
         for name, table in tables.items():
             rows = table.rows or partial(_rows_of_files, name, table)
@@ -51,7 +57,7 @@ def answer(
         for name, table in tables.items():
             if table.joined:
                 database.execute(f"CREATE VIEW {name} AS {table.joined}")
-        database.execute("SET temp_directory = $1", [spill])
+        database.execute("SET temp_directory = $1", [spilled])
         database.execute("SET max_temp_directory_size = $1", [SPILL])
         database.execute("SET memory_limit = $1", [MEMORY])
         database.execute("SET autoinstall_known_extensions = false")

@@ -115,9 +115,11 @@ def _read_parts(source: str) -> Iterator[pa.Table]:
             if is_csv:
                 # Ids such as 007 are text, not numbers.
                 text = TEXT | {LABORATORY: pa.string()}
+                encoding, separator = _as_written(file)
                 table = csv.read_csv(
                     file,
-                    parse_options=csv.ParseOptions(newlines_in_values=True),
+                    csv.ReadOptions(encoding=encoding),
+                    csv.ParseOptions(delimiter=separator, newlines_in_values=True),
                     convert_options=csv.ConvertOptions(
                         column_types=text, strings_can_be_null=True, null_values=[""]
                     ),
@@ -132,6 +134,15 @@ def _read_parts(source: str) -> Iterator[pa.Table]:
                 yield pa.Table.from_batches([batch])
         except (pa.ArrowInvalid, OSError) as error:
             raise SourceError(f"{source} cannot be read as a manifest: {error}") from None
+
+
+def _as_written(file: BinaryIO) -> tuple[str, str]:
+    """Recognise the encoding and the separator of CSV, which spreadsheets choose by country."""
+    start = file.read(2**16)
+    file.seek(0)
+    encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
+    header = start.decode(encoding, "ignore").partition("\n")[0]
+    return encoding, max(",;\t", key=header.count)
 
 
 def _refuse_long_footer(file: BinaryIO, source: str) -> None:

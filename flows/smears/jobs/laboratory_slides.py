@@ -7,13 +7,13 @@ from functools import lru_cache, reduce
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 
 from flows.jobs import verified, worker
 from flows.jobs.scoring.feature_rows import HeldFeatures
 from flows.jobs.scoring.night import SlideRows, night_rows
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch, rows_at
-from storage.models import classifiers
 from storage.models.detectors import DetectorCard, LearnedNight
 from storage.smears.learned import load_night
 from storage.store import Store
@@ -26,7 +26,7 @@ from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError
 from tasks.reports.image_columns import is_white_cell
 from tasks.smears.laboratories import adaptation, learning
-from tasks.types import Counts, Index, Pixels, Single
+from tasks.types import Counts, Pixels, Single
 
 # A slide's own cells are planted, spoilt so much that nobody would accept them.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
@@ -116,8 +116,9 @@ def judge_slides(job: EvidenceJob) -> list[JudgedSlide]:
             planted |= _spoilt(job, cells)
         evidence = learning.slide_evidence(detector, statistics, cells, night, planted)
         if evidence is not None:
-            confusion = _confusion(screened.model, labels, cells.predicted)
-            judged.append(JudgedSlide(evidence, confusion))
+            known, classes = (labels >= 0) & (cells.predicted >= 0), len(screened.model.classes)
+            both = labels[known], cells.predicted[known]
+            judged.append(JudgedSlide(evidence, confusion_matrix(*both, labels=range(classes))))
     return judged
 
 
@@ -178,13 +179,6 @@ def _cells(
         np.concatenate(ordinary),
     )
     return cells, np.concatenate(labels)
-
-
-def _confusion(model: classifiers.ModelCard, labels: NDArray[np.int8], predicted: Index) -> Counts:
-    known = (labels >= 0) & (predicted >= 0)
-    counts = np.zeros((len(model.classes), len(model.classes)), np.int64)
-    np.add.at(counts, (labels[known].astype(np.intp), predicted[known]), 1)
-    return counts
 
 
 def _spoilt(job: EvidenceJob, cells: learning.SlideCells) -> learning.Planted:

@@ -217,7 +217,10 @@ def _trimmed(
     priors: Mapping[str, Prior], features: Mapping[str, Float], classes: Integers
 ) -> tuple[dict[str, TapNormal], Mask]:
     residuals = {tap: x - priors[tap].means[classes] for tap, x in features.items()}
-    normals = {tap: _start(priors[tap], r) for tap, r in residuals.items()}
+    normals = {}
+    for tap, r in residuals.items():  # first by the median residual, the population's covariance
+        means, within = priors[tap].means + np.median(r, axis=0), priors[tap].within
+        normals[tap] = TapNormal(means, cholesky(within, lower=True), 1.0, np.inf, *[np.nan] * 3)
     kept = np.zeros(len(classes), bool)
     for step in range(2 * TRIMS + 1):
         logs, z = _logs(normals, features, classes, kept), []
@@ -250,12 +253,6 @@ def _logs(
         tap: log_distance(cell_score.squared_distances(normal, features[tap], classes, kept))
         for tap, normal in normals.items()
     }
-
-
-def _start(prior: Prior, residuals: Float) -> TapNormal:
-    """Make the first reference: the median residual and the population's covariance."""
-    means = prior.means + np.median(residuals, axis=0)
-    return TapNormal(means, cholesky(prior.within, lower=True), 1.0, np.inf, *[np.nan] * 3)
 
 
 def _posterior(prior: Prior, residuals: Float) -> TapNormal:

@@ -126,11 +126,14 @@ def test_wrong_sql_is_one_line(sql: str, query: Run) -> None:
     ],
 )
 def test_no_statement_passes_the_limits_of_memory_and_time(
-    filled: Store, sql: str, seconds: int, says: str
+    filled: Store, sql: str, seconds: int, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = Path(filled.url).parent
+    monkeypatch.setenv("TMPDIR", str(folder))
     done = command("query", sql, "--store", filled.url, "--seconds", str(seconds))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert re.search(says, done.stderr)
+    assert [path.name for path in folder.iterdir()] == ["store"]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     print(f"a statement of 8 GB was ended at {peak / 2**30:.1f} GiB at most")
     assert peak < DATA + 2**29

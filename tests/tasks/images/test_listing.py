@@ -1,4 +1,5 @@
 import io
+import itertools
 import os
 import random
 import re
@@ -25,6 +26,7 @@ from tasks.images.names import Name, parse_name
 from tests.support.archives import KINDS, write_folder, write_zip
 
 CLASSES = ("Parasitized", "Uninfected")
+NONE = ("{}/none", "{}/none.zip", "{}/none.tar.gz", "{}/none.csv")
 NIH = "C33P1thinF_IMG_20150619_114756a_cell_179.png"
 AWKWARD = [
     "a b.png", " lead.png", "🩸.png", "é.png", "=1+1.png", "no#.png", "a::http:b.png",
@@ -316,13 +318,7 @@ def test_a_damaged_archive_is_a_source_error_that_names_it(
             list_images(f"{folder}{tmp_path / name}")
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        *("{}/none", "{}/none.zip", "{}/none.tar.gz", "{}/none.csv"),
-        *("zip://cells::{}/none.zip", "tar://cells::{}/none.tar"),
-    ],
-)
+@pytest.mark.parametrize("source", [*NONE, "zip://cells::{}/none.zip", "tar://cells::{}/none.tar"])
 def test_a_source_that_does_not_exist_is_named(publish: Callable[[], str], source: str) -> None:
     with pytest.raises(SourceError, match=f"{source.format('.*')} does not exist"):
         list_images(source.format(publish()))
@@ -543,13 +539,13 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "night.csv").write_text("uri, Patient ID\n1.png,NA\n")
     with pytest.raises(SourceError, match="column ' Patient ID': call it 'patient_id'"):
         list_images(str(tmp_path / "night.csv"))
-    (tmp_path / "night.csv").write_text("uri,patient_id\n1.png,NA\n")
-    assert list_images(str(tmp_path / "night.csv"))["patient_id"].to_pylist() == ["NA"]
 
 
 def test_a_manifest_out_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
-    (tmp_path / "night.csv").write_bytes("\ufeffuri,patient_id\r\n1.png,007\r\n".encode())
-    assert list_images(str(tmp_path / "night.csv"))["patient_id"].to_pylist() == ["007"]
+    for encoding, separator in itertools.product(("utf-8-sig", "utf-16"), ",;\t"):
+        text = "uri,patient_id\r\n1.png,007\r\n2.png,NA\r\n".replace(",", separator)
+        (tmp_path / "night.csv").write_bytes(text.encode(encoding))
+        assert list_images(str(tmp_path / "night.csv"))["patient_id"].to_pylist() == ["007", "NA"]
 
 
 def test_a_long_manifest_may_have_line_breaks_anywhere(tmp_path: Path) -> None:
