@@ -18,10 +18,11 @@ from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages.inbox import arrivals
 from storage.batches import nights
+from storage.leases import lease
 from storage.models import classifiers
 from storage.models.detectors import load_detector_card
 from storage.records import now
-from storage.store import Store, StoreError
+from storage.store import Store, StoreError, check_name
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
 from tasks.words import counted
 
@@ -98,7 +99,8 @@ def _take_what_is_new(store: Store, options: Nightly, day: date) -> nights.Night
     series, inbox = options.series, options.inbox
     detector = load_detector_card(store, options.detector, warn)
     card = classifiers.load_card(store, detector.model)
-    with nights.series_lease(store, series, on_wait=tell) as held:
+    # No two nights take the same images.
+    with lease(store, "nights", check_name("series", series), wait=True, on_wait=tell) as held:
         night = nights.find_night(store, series, day)
         frozen_at = now()
         earlier = nights.list_nights(store, series)

@@ -7,9 +7,8 @@ import shutil
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 WIDTH = 200  # columns
 LONG = re.compile(r"[^\s/]{256,}")  # no file has so long a name
@@ -44,8 +43,7 @@ class Outcome(BaseModel):
 class DamageOutcome(Outcome):
     """An outcome whose ``damaged`` files or records need a person."""
 
-    if TYPE_CHECKING:  # each of these outcomes has the field in its own place
-        damaged: list[str]
+    damaged: list[str] = Field(default_factory=list)
 
     @property
     def failed(self) -> bool:

@@ -39,7 +39,6 @@ class PruneOutcome(DamageOutcome):
     removed: dict[str, list[str]] = Field({})
     bytes: int = 0
     busy: list[str] = Field([])
-    damaged: list[str] = Field([])  # records, each of which hides if something may go
     swept: int = 0
 
     def _text(self) -> str:

@@ -41,7 +41,7 @@ class _Flight(Generic[Work]):
     taken: list[Any] = field(default_factory=list)  # its result, if it was taken with others
 
 
-def run_in_order(
+def run_jobs(
     client: Client,
     work: Callable[[Work], Result],
     jobs: Iterable[Work],
@@ -49,7 +49,7 @@ def run_in_order(
     title: str,
     again: Callable[[Work], Work] = lambda job: job,
 ) -> Iterator[Result]:
-    """Run jobs on the cluster and yield their results in the jobs' order.
+    """Run jobs on the cluster and yield their results in the jobs' order, with a progress bar.
 
     At most four jobs per worker thread are in flight. They are handed over, and their results
     taken, in batches, because each message costs milliseconds; a result is released as it is taken.
@@ -59,6 +59,15 @@ def run_in_order(
     retried, by the job that ``again`` makes. A worker with other versions than here does no job.
     ClusterError if a job has failed for good, or the cluster is lost.
     """
+    total = len(jobs) if isinstance(jobs, Sized) else None
+    results = _results(client, work, jobs, title, again)
+    return console.counted(results, title, total, lines=isinstance(client, Here))
+
+
+def _results(
+    client: Client, work: Callable[[Work], Result], jobs: Iterable[Work], title: str,
+    again: Callable[[Work], Work],
+) -> Iterator[Result]:  # fmt: skip
     waiting, window = iter(jobs), _Window(client)
     in_flight: deque[_Flight[Work]] = deque()
 
@@ -82,20 +91,6 @@ def run_in_order(
         if in_flight:
             with suppress(*lost()):
                 client.cancel([flight.future for flight in in_flight], force=True)
-
-
-def run_jobs(
-    client: Client,
-    work: Callable[[Work], Result],
-    jobs: Iterable[Work],
-    *,
-    title: str,
-    again: Callable[[Work], Work] = lambda job: job,
-) -> Iterator[Result]:
-    """Run jobs like `run_in_order`, with a progress bar."""
-    total = len(jobs) if isinstance(jobs, Sized) else None
-    results = run_in_order(client, work, jobs, title=title, again=again)
-    return console.counted(results, title, total, lines=isinstance(client, Here))
 
 
 def _settle(

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import psutil
-from pydantic import Field
 from pydantic_core import to_json
 from rich import box
 from rich.console import Console
@@ -46,7 +45,6 @@ class QueryOutcome(DamageOutcome):
     sql: str
     format: Format
     seconds: float
-    damaged: list[str] = Field(default_factory=list)  # reports left out of the answer
 
     def _leave_out(self, text: str) -> None:
         self.damaged.append(text)
@@ -78,10 +76,7 @@ class QueryOutcome(DamageOutcome):
 
 @contextmanager
 def _limited(seconds: float) -> Iterator[str]:
-    """Hold this process to its memory, and end it if the block takes longer than it may.
-
-    Yield a folder for files, which goes with it.
-    """
+    """Yield a folder; hold this process to its memory, and end it if the block takes too long."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     taken = getattr(psutil.Process().memory_info(), "data", 0)  # Linux alone counts it
     most = taken + DATA + STACK * (os.cpu_count() or 1)

@@ -43,7 +43,6 @@ class StatusOutcome(DamageOutcome):
     statistics: list[Row]
     detectors: list[Row]
     batches: list[Row]
-    damaged: list[str]
 
     def _text(self) -> str:
         unfinished = [{} if row["complete"] else {"light": "unfinished"} for row in self.batches]
@@ -221,7 +220,6 @@ class VerifyOutcome(DamageOutcome):
 
     store: str
     compared: int
-    damaged: list[str]
 
     def _text(self) -> str:
         damage = f"{len(self.damaged):,} damaged" if self.damaged else "nothing is damaged"

@@ -25,17 +25,12 @@ def with_discriminant(detector: Detector, discriminant: witnesses.Discriminant |
     return replace(detector, witnesses=replace(detector.witnesses, discriminant=discriminant))
 
 
-def adaptation_of(card: detectors.DetectorCard) -> Adaptation | None:
-    """Return a detector's adaptation of the diagnosis; None without one."""
-    known = card.adaptation
-    return Adaptation(known.scale, known.bias) if known and known.accepted else None
-
-
 def adapted_logits(
     logits: Numbers, model: classifiers.ModelCard, card: detectors.DetectorCard
 ) -> Numbers:
     """Adapt logits (n, C) of a model by a detector, only for diagnoses and probabilities."""
-    adaptation = adaptation_of(card)
+    known = card.adaptation
+    adaptation = Adaptation(known.scale, known.bias) if known and known.accepted else None
     if adaptation is None:
         return logits
     place = model.classes.index(PARASITIZED)

@@ -53,6 +53,7 @@ from tasks import types
 from tasks.images import listing, regions
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
 from tasks.images.access.files import SourceError
+from tasks.images.decoding import NOT_READ
 from tasks.images.manifest import SCHEMA, with_column
 from tasks.smears.counting.call import NO_CELLS, NO_PICTURES, needs_text, photograph_text
 from tasks.words import counted
@@ -294,7 +295,8 @@ class OpenDetector:
                 self._store.remove(folder)
         pictures.update((ref.uri, ref) for ref in refs)
         sentence, advice = sentence_of(outcome, reports[PATIENTS]), ""
-        if reports[PATIENTS].num_rows == 1 and {"fields"} == outcome.taken_for.keys():
+        is_read = not outcome.failures.keys() & NOT_READ
+        if reports[PATIENTS].num_rows == 1 and {"fields"} == outcome.taken_for.keys() and is_read:
             card = load_detector_card(self._store, outcome.detector)
             (patient,), faults = reports[PATIENTS].to_pylist(), reports[FIELDS]["review_reason"]
             advice = next_step(self._store, card, patient, faults.to_pylist())
@@ -305,6 +307,8 @@ def sentence_of(outcome: NightOutcome, patients: pa.Table) -> str:
     """Write in a sentence what a photograph shows, or several, by the report on patients."""
     if not outcome.images and not outcome.taken_for:
         return NO_PICTURES
+    if not outcome.scored and outcome.failures.keys() & NOT_READ:
+        return "Cannot be read: copy it again"
     if patients.num_rows == 1:
         return photograph_text(outcome.model_dump(), patients.to_pylist()[0])
     return needs_text(outcome.patients) or NO_CELLS

@@ -5,13 +5,11 @@ completes it. An image of a night is not taken again. Only a night without image
 again.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import date, datetime
 
 import pyarrow as pa
 
-from storage import leases, parquet, records
+from storage import parquet, records
 from storage.store import Store, StoreError, check_name, digest_of
 
 MANIFEST, NIGHT = "manifest.parquet", "night.json"
@@ -36,13 +34,6 @@ class Night(records.Record):
 def batch_of(series: str, day: date) -> str:
     """Name the batch of a night: its series and its day."""
     return f"{check_name('series', series)}-{day.isoformat()}"
-
-
-def series_lease(
-    store: Store, series: str, on_wait: Callable[[str], None]
-) -> AbstractContextManager[leases.Lease]:
-    """Take the lease of a series, so that no two nights take the same images."""
-    return leases.lease(store, "nights", check_name("series", series), wait=True, on_wait=on_wait)
 
 
 def freeze_night(

@@ -3,21 +3,22 @@
 Reports are staged first. Before another report on images appears, all made from the earlier one,
 and the page, are withdrawn, the last one first: replaced by empty tables and a page that says so.
 At every moment a reader finds rows of one attempt by one detector; a batch whose row is withdrawn
-is not published. A seal, written last, says that reports are complete.
+is not published. What persons answered stays until it is counted again. A seal, written last, says
+that reports are complete.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
+from storage import kinds as all_kinds
 from storage.batches.manifests import Batch
-from storage.kinds import kinds
 from storage.parquet import checked_schema, read_footer
 from storage.reports import tables
-from storage.store import Store
+from storage.store import Store, StoreError
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Publication:
     def appear(self) -> None:
         """Let all reports appear, except those that are there already with equal bytes."""
         first = next(iter(self.files))
-        others = set(self.store.names("reports")) - {*self.files, self.made_from}
+        others = set(self.store.names("reports")) - {*self.files, self.made_from, tables.PERSONS}
         names = [*self.files, *sorted(others)]
         there = {n: digest for n in names if (digest := self._digest(n)) is not None}
         if self.made_from is None:
@@ -58,12 +59,15 @@ class Publication:
     def _withdraw(self, names: list[str]) -> None:
         """Replace reports and pages by empty ones; a full disk must not interrupt this."""
         empty: dict[tuple[str, ...], Path] = {}
-        for path in map(self._path, reversed(names)):
-            if read_footer(self.store, *path).num_rows:
-                stage = empty[path] = self._stage()
+        for name in reversed(names):
+            path, schema = self._path(name), all_kinds.tables()[name].schema([], [])
+            with suppress(StoreError):  # a damaged report goes, too
+                if not read_footer(self.store, *path).num_rows:
+                    continue
                 schema = checked_schema(self.store, *path)
-                tables.stage_report(stage, tables.of_attempt(schema, self.batch.attempt), [])
-        for kind in kinds():
+            stage = empty[path] = self._stage()
+            tables.stage_report(stage, tables.of_attempt(schema, self.batch.attempt), [])
+        for kind in all_kinds.kinds():
             for path, content in kind.withdrawn(self.batch.name).items():
                 if self.store.exists(*path):
                     empty[path] = self._stage()

@@ -52,6 +52,7 @@ Reason = Literal[
     "no_thin_smear",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
+NOT_READ = {"unreadable", "empty", "not_an_image", "damaged", "killed_worker"}
 
 
 class BadImageError(Exception):

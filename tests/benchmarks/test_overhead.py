@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flows.cluster.client import open_client
-from flows.cluster.executor import run_in_order
+from flows.cluster.executor import run_jobs
 from flows.jobs.networks import load_inference
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob
@@ -59,7 +59,7 @@ def test_overhead_of_a_shard_on_the_cluster(cells: str, fitted: Settings, record
             assert len(list(run_shards(client, store, batch, card, jobs, "tiny"))) == SHARDS
 
         def idle() -> None:
-            assert len(list(run_in_order(client, nothing, jobs, title="nothing"))) == SHARDS
+            assert len(list(run_jobs(client, nothing, jobs, title="nothing"))) == SHARDS
 
         def score() -> scoring.ScoredParts:
             return scoring.score(client, of)

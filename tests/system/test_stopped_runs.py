@@ -16,7 +16,7 @@ import dask
 import pytest
 from distributed import Client, LocalCluster
 
-from flows.cluster.executor import run_in_order
+from flows.cluster.executor import run_jobs
 from flows.cluster.kinds import STARTED
 from tests.support.faults.calls import Fault
 from tests.support.faults.counts import Counts
@@ -152,7 +152,7 @@ def test_a_worker_that_is_stopped_is_given_up_and_its_job_is_done_elsewhere(tmp_
         Client(cluster, set_as_default=False) as client,
     ):
         jobs = [(number, str(marker)) for number in range(4)]
-        assert list(run_in_order(client, _stop_once, jobs, title="stopped")) == [0, 1, 2, 3]
+        assert list(run_jobs(client, _stop_once, jobs, title="stopped")) == [0, 1, 2, 3]
 
 
 def _stop_once(job: tuple[int, str]) -> int:

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.written import to_write, written
+from flows.monitoring.console import warn
 from flows.options.tools import Export, PatientSheet
-from flows.outcome import Outcome, quoted, table
+from flows.outcome import DamageOutcome, quoted, table
 from flows.settings import Settings, UsageError
 from flows.smears.jobs.drawings import DrawingJob, draw, draw_thumbnail, find_refs, places_jobs
-from flows.smears.stages.answers import answers_on
+from flows.smears.stages.answers import Suspects, answers_on
 from flows.smears.stages.calling import screened_batch
 from storage.batches.manifests import Batch
 from storage.models import classifiers, detectors
@@ -19,13 +20,13 @@ from storage.reports.sql import answer
 from storage.store import Store, StoreError, refuse_absent
 from tasks.smears.answers.patients import Confirmation
 from tasks.smears.answers.surveillance import as_csv, as_fhir, result_of
-from tasks.smears.reports.called_cells import CalledCells, Patient, cells_behind, patient_of
+from tasks.smears.reports.called_cells import CalledCells, cells_behind, patient_of
 from tasks.smears.visualisation import calls
 
 ENDINGS = (".html", ".csv")
 
 
-class PatientOutcome(Outcome):
+class PatientOutcome(DamageOutcome):
     """The call of a patient, and the sheet that was written, if any."""
 
     batch: str
@@ -50,11 +51,14 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
     to = options.to and to_write(options.to, store, force=options.force)
     if to and to.suffix not in ENDINGS:
         raise UsageError(f"--to: {to} is no .html or .csv file")
-    frozen = tables.published_batch(store, options.batch or _newest_batch(store, options.name))
+    damaged: list[str] = []
+    name = options.batch or _newest_batch(store, options.name, damaged)
+    frozen = tables.published_batch(store, name)
     row = _find(store, frozen, options.name)
     every = tables.read_report(store, frozen, tables.SLIDES)
     slides = [each for each in every.to_pylist() if patient_of(each) == patient_of(row)]
-    persons = _persons(store, frozen, row, settings).get(patient_of(row))
+    answered = _answered(store, frozen, row, settings)
+    persons = answered.by_patient().get(patient_of(row))
     if to and to.suffix == ".csv":
         density = settings.red_cells_per_microlitre
         own = result_of(row, persons, density)
@@ -71,10 +75,11 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
         sentence=calls.call_of(row, persons)["sentence"],
         persons=persons and f"{persons.answer} by {persons.by}: {persons.found}",
         file=options.to,
+        damaged=[*damaged, *answered.answers.damaged.values()],
     )
 
 
-class AnswersOutcome(Outcome):
+class AnswersOutcome(DamageOutcome):
     """The file with the answers on a batch's patients, and their number by result and status."""
 
     batch: str
@@ -94,16 +99,19 @@ def export(options: Export, settings: Settings) -> AnswersOutcome:
         raise UsageError(f"--to: {to} is no .csv or .json file")
     frozen = screened_batch(store, options.batch)
     rows = _rows(store, frozen)
-    persons, density = _persons(store, frozen, rows[0], settings), settings.red_cells_per_microlitre
+    answered, density = (
+        _answered(store, frozen, rows[0], settings),
+        settings.red_cells_per_microlitre,
+    )
+    persons = answered.by_patient()
     results = [result_of(row, persons.get(patient_of(row)), density) for row in rows]
     _write(to, as_csv(results) if to.suffix == ".csv" else as_fhir(results))
     counts = Counter(f"{each['result']}, {each['status']}" for each in results)
-    return AnswersOutcome(batch=frozen.name, file=options.to, patients=counts)
+    damaged = list(answered.answers.damaged.values())
+    return AnswersOutcome(batch=frozen.name, file=options.to, patients=counts, damaged=damaged)
 
 
-def _persons(
-    store: Store, batch: Batch, row: dict[str, Any], settings: Settings
-) -> dict[Patient, Confirmation]:
+def _answered(store: Store, batch: Batch, row: dict[str, Any], settings: Settings) -> Suspects:
     detector = detectors.load_detector_card(store, row["detector"]) if row["detector"] else None
     card, wanted = classifiers.load_card(store, row["model"]), settings.negative_percent / 100
     return answers_on(store, batch, card, detector, wanted)
@@ -115,10 +123,14 @@ def _write(to: Path, text: str) -> None:
         stage.write_text(text, encoding="utf-8-sig" if to.suffix == ".csv" else "utf-8", newline="")
 
 
-def _newest_batch(store: Store, name: str) -> str:
+def _newest_batch(store: Store, name: str, damaged: list[str]) -> str:
+    def leave_out(text: str) -> None:
+        damaged.append(text)
+        warn(text)
+
     quoted = f"'{name.removeprefix('slide ').replace(chr(39), 2 * chr(39))}'"
     sql = f"FROM patients WHERE coalesce(patient_id, slide_id) = {quoted} ORDER BY scored_at DESC"
-    with answer(store, f"SELECT batch {sql} LIMIT 1") as rows:
+    with answer(store, f"SELECT batch {sql} LIMIT 1", on_damage=leave_out) as rows:
         found = rows.read_all().to_pylist()
     if not found:
         raise StoreError(f"no batch of {store.url} has a patient {name!r}")

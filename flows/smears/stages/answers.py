@@ -149,15 +149,15 @@ class BatchAnswers:
 
 def answers_on(
     store: Store, batch: Batch, card: ModelCard, detector: DetectorCard | None, wanted: float
-) -> dict[Patient, Confirmation]:
-    """Return what persons answer on the patients of a batch, where somebody has read a cell.
+) -> "Suspects":
+    """Read what persons answer on the patients of a batch.
 
     The batch was counted by the error rates of the detector. A negative call rules out the
     parasitaemia ``wanted``, in [0, 1].
     """
     answers = BatchAnswers(store=store, batch=batch, card=card)
     answers.refresh()
-    return Suspects(answers, detector, wanted).by_patient()
+    return Suspects(answers, detector, wanted)
 
 
 def carry_answers(store: Store, batch: Batch, images: str | list[str]) -> None:
@@ -185,14 +185,18 @@ def _warn(_: str, error: StoreError) -> None:
 
 def write_answers(store: Store, batch: Batch, found: Mapping[Patient, Confirmation]) -> None:
     """Write the table of what persons answer on the patients of a batch, if there is any answer."""
-    before = find_report(store, batch, PERSONS).to_pylist()
+    before = []
+    try:
+        before = find_report(store, batch, PERSONS).to_pylist()
+    except StoreError as error:  # it is written again
+        warn(str(error))
     for row in before:
-        now_found = found.get(patient_of(row))
-        if row["person_answer"] in DECIDED and (not now_found or now_found.answer not in DECIDED):
-            warn(
-                f"patient {patient_name(row)} was {row['person_answer']} by persons, and is not "
-                "any more: its cells are outlined otherwise, or answers were taken back"
-            )
+        known = found.get(patient_of(row))
+        answer = known.answer if known else PatientAnswer.OPEN
+        if (was := row["person_answer"]) in DECIDED and answer not in DECIDED:
+            others = "its likeliest cells are others now, or answers were taken back"
+            why = "readers differ" if answer == PatientAnswer.DISPUTED else others
+            warn(f"{patient_name(row)} was {was} by persons, and is {answer} now: {why}")
     if not before and not found:
         return
     rows = [

@@ -73,7 +73,7 @@ def screened_batch(store: Store, name: str | None) -> manifests.Batch:
     if name is None:
         rows = (row for row, _ in newest_batches(store, lambda name: True, console.warn))
         if (row := next((row for row in rows if row["images"]), None)) is None:
-            raise StoreError("no batch has a report yet: run slidewatch screen first")
+            raise StoreError("no batch has a report on any image yet: run slidewatch screen first")
         name = str(row["batch"])
     return published_batch(store, name)
 

@@ -187,12 +187,14 @@ def smear_warnings(own: own_normal.OwnNormal, statistics: groups.GroupStatistics
     """Warn of commissioned slides that cannot be a smear by the detector's limits."""
     if own.floor is None or not statistics.keys:
         return []
-    far = int(night_smears.implausible_shifts(own.floor, own.priors, statistics).sum())
-    if not far:
+    marks = night_smears.implausible_shifts(own.floor, own.priors, statistics)
+    if not marks.any():
         return []
+    keys = [key for key, is_far in zip(statistics.keys, marks, strict=True) if is_far]
+    names = ", ".join(key.slide or key.patient for key in keys[:5])
     return [
-        f"{far} of {len(statistics.keys)} slides cannot be a smear of blood by the limits of the "
-        "detector. Their cells are ordinary at this laboratory because you commissioned them: see "
+        f"{len(keys)} of {len(marks)} slides cannot be a smear of blood by the limits of the "
+        f"detector ({names}). Their cells are ordinary here because you commissioned them: see "
         "what was photographed, and take the night out with slidewatch unlearn if it is not blood"
     ]
 

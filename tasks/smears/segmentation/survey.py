@@ -61,7 +61,10 @@ def survey(slide: geometry.Slide, microns_per_pixel: float | None = None) -> lis
     _refuse_larger_than_glass(slide, scale)
     level = geometry.coarsest(slide.downsamples, lambda each: each * scale <= WORKING)
     side = min(FIELD * slide.downsamples[level], FIELD_CELLS * diameter)
-    across, down = (_edges(length, side) for length in (slide.width, slide.height))
+    across, down = (  # the fewest equal parts that are no longer than a side
+        np.linspace(0, length, ceil(length / side) + 1).round().astype(int).tolist()
+        for length in (slide.width, slide.height)
+    )
     histograms = _histograms(slide, scale, across, down)
     kinds = _judge(histograms, np.outer(np.diff(down), np.diff(across)) * scale**2)
     about = {"level": level, "microns_per_pixel": scale, "diameter": diameter}
@@ -84,12 +87,6 @@ def _refuse_larger_than_glass(slide: geometry.Slide, microns_per_pixel: float) -
             f"{GLASS[0] / 1000:.0f} x {GLASS[1] / 1000:.0f}: see whether the file or "
             "--microns-per-pixel is wrong",
         )
-
-
-def _edges(length: int, side: float) -> list[int]:
-    """Divide a length into the fewest equal parts that are no longer than a side."""
-    parts = ceil(length / side)
-    return [round(i * length / parts) for i in range(parts + 1)]
 
 
 def _histograms(

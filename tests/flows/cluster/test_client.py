@@ -20,7 +20,7 @@ from distributed.security import Security
 from flows.cluster import client as module
 from flows.cluster import kinds
 from flows.cluster.client import open_client
-from flows.cluster.executor import run_in_order
+from flows.cluster.executor import run_jobs
 from flows.cluster.trials import ClusterError
 from flows.jobs import libraries
 from flows.settings import Settings
@@ -75,7 +75,7 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., type[Doubl
 
 def squares(settings: Settings) -> list[int]:
     with open_client(settings) as client:
-        return list(run_in_order(client, _square, range(5), title="squares"))
+        return list(run_jobs(client, _square, range(5), title="squares"))
 
 
 def _square(number: int) -> int:
@@ -203,7 +203,7 @@ def test_a_class_is_given_a_key_unless_its_network_is_ours_alone_and_is_scaled(
     settings = Settings(cluster=OF_A_CLASS, unencrypted=unencrypted, workers=2)
     with open_client(settings) as client:
         client.wait_for_workers(2, timeout=10)
-        assert list(run_in_order(client, _square, range(5), title="squares")) == [0, 1, 4, 9, 16]
+        assert list(run_jobs(client, _square, range(5), title="squares")) == [0, 1, 4, 9, 16]
         assert client.scheduler.address.startswith("tls" if not unencrypted else "inproc")
     assert cluster.asked.keys() == {"allowed"} | ({"security"} if not unencrypted else set())
     assert cluster.asked["allowed"] == 0

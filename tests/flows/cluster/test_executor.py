@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster
 from flows.cluster import executor as module
 from flows.cluster import trials
 from flows.cluster.client import open_client
-from flows.cluster.executor import kills_workers, run_in_order
+from flows.cluster.executor import kills_workers, run_jobs
 from flows.cluster.trials import ClusterError
 from flows.settings import Settings
 from tests.support.waiting import until
@@ -83,7 +83,7 @@ def run(
     client: Client, log: Path, scripts: dict[int, tuple[str, ...]], jobs: int = 12
 ) -> list[int]:
     made = [Job(i, str(log), scripts.get(i, ())) for i in range(jobs)]
-    return list(run_in_order(client, work, made, title="test"))
+    return list(run_jobs(client, work, made, title="test"))
 
 
 def test_results_come_in_order_and_each_job_runs_once(client: Client, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_what_kills_its_worker_always_is_isolated_and_nobody_else_is_blamed(
         tried.append(job.number)
         return replace(job, tries=job.tries + 1)
 
-    results = run_in_order(client, work, jobs, title="test", again=again)
+    results = run_jobs(client, work, jobs, title="test", again=again)
     assert list(results) == [i * i for i in range(12)]
     assert tried.count(5) == 3
     assert runs_of(tmp_path, 5) == 4
@@ -126,10 +126,10 @@ def test_what_kills_its_worker_always_is_isolated_and_nobody_else_is_blamed(
 def test_what_cannot_be_isolated_is_named(client: Client, tmp_path: Path) -> None:
     jobs = [Job(i, str(tmp_path), poisonous=i == 1) for i in range(3)]
     with pytest.raises(ClusterError, match="kills every worker"):
-        list(run_in_order(client, work, jobs, title="test"))
+        list(run_jobs(client, work, jobs, title="test"))
     jobs = [Rows(7, str(tmp_path), poisonous=True)]
     with pytest.raises(ClusterError, match="memory"):
-        list(run_in_order(client, work, jobs, title="test"))
+        list(run_jobs(client, work, jobs, title="test"))
 
 
 def test_passing_storage_errors_are_tried_again(
@@ -156,7 +156,7 @@ def test_jobs_and_results_travel_many_at_once(client: Client, tmp_path: Path) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "map", noted(sent, client.map, 1))
         patch.setattr(client, "gather", noted(fetched, client.gather, 0))
-        results = run_in_order(client, work, [Job(i, str(tmp_path)) for i in range(24)], title="t")
+        results = run_jobs(client, work, [Job(i, str(tmp_path)) for i in range(24)], title="t")
         assert next(results) == 0
         until(lambda: all(each.status != "pending" for each in client.futures.values()))
         assert list(results) == [i * i for i in range(1, 24)]
@@ -172,7 +172,7 @@ def test_a_result_that_is_lost_with_others_is_waited_for(
         raise TimeoutError
 
     monkeypatch.setattr(client, "gather", lost)
-    results = run_in_order(client, work, [Job(i, str(tmp_path)) for i in range(8)], title="test")
+    results = run_jobs(client, work, [Job(i, str(tmp_path)) for i in range(8)], title="test")
     assert next(results) == 0
     time.sleep(0.5)
     assert list(results) == [i * i for i in range(1, 8)]
@@ -197,7 +197,7 @@ def _nothing(_: Counted) -> None:
 def test_nothing_keeps_a_job_that_is_done() -> None:
     """A scheduler of Dask keeps a thousand for each worker by default."""
     with open_client(Settings(workers=1)) as client:
-        results = run_in_order(client, _nothing, (Counted() for _ in range(40)), title="counted")
+        results = run_jobs(client, _nothing, (Counted() for _ in range(40)), title="counted")
         for _ in range(30):
             next(results)
         # Four are in flight, here and at the scheduler, and one was just taken. It forgets later.
@@ -219,7 +219,7 @@ def test_more_jobs_are_in_flight_when_more_workers_have_come(
             taken.append(i)
             yield Job(i, str(tmp_path))
 
-    results = run_in_order(client, work, jobs(), title="test")
+    results = run_jobs(client, work, jobs(), title="test")
     seen = [(next(results), len(taken))[1] for _ in range(3)]
     assert seen == [1 + 8, 2 + 40, 2 + 40]
     assert len(list(results)) == 57
@@ -247,7 +247,7 @@ def test_a_lost_scheduler_is_a_clear_error(tmp_path: Path) -> None:
         n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
     )
     client = Client(cluster.scheduler_address, set_as_default=False)
-    results = run_in_order(client, work, [Job(i, str(tmp_path)) for i in range(50)], title="test")
+    results = run_jobs(client, work, [Job(i, str(tmp_path)) for i in range(50)], title="test")
     assert next(results) == 0
     cluster.close()
     with pytest.raises(ClusterError, match=r"scheduler is lost.*run the same"):

@@ -18,7 +18,7 @@ from distributed.comm.core import CommClosedError
 from distributed.security import Security
 
 from flows.cluster.client import open_client
-from flows.cluster.executor import run_in_order
+from flows.cluster.executor import run_jobs
 from flows.cluster.trials import ClusterError
 from tests.support import certificates, strangers
 from tests.support.operated import Operated, operated
@@ -95,7 +95,7 @@ def test_certificates_that_are_not_accepted_are_said_so(
 def test_a_worker_killed_with_its_nanny_costs_no_result(cluster: Operated) -> None:
     """As when its machine loses power."""
     with open_client(cluster.settings("store")) as client:
-        results = run_in_order(client, partial(_slowly, abs), range(24), title="numbers")
+        results = run_jobs(client, partial(_slowly, abs), range(24), title="numbers")
         first = next(results)
         cluster.kill(2)
         assert [first, *results] == list(range(24))
@@ -130,7 +130,7 @@ def test_renewed_certificates_work_beside_old_ones_and_other_versions_do_not(
         ):
             pass
         with pytest.raises(ClusterError, match=r"timm is .* but 0\.0\.1 .*the same versions.*kept"):
-            list(run_in_order(early, partial(_slowly, abs), range(64), title="numbers"))
+            list(run_jobs(early, partial(_slowly, abs), range(64), title="numbers"))
         cluster.kill(which)
 
 

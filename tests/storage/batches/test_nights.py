@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from storage.batches import nights
+from storage.leases import lease
 from storage.store import Store, StoreError
 from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
@@ -38,7 +39,7 @@ def test_a_night_is_read_back_and_its_list_is_a_source_of_images(store: Store) -
 def test_the_nights_of_a_series_are_listed_by_date_and_its_lease_is_none(store: Store) -> None:
     freeze(store, "b", day=date(2026, 3, 2))
     freeze(store, "a", day=DAY)
-    with nights.series_lease(store, "night", print):
+    with lease(store, "nights", "night"):
         assert [night.day.day for night in nights.list_nights(store, "night")] == [1, 2]
     assert nights.list_nights(store, "other") == []
 

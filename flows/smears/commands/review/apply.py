@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows.commands.written import to_write, written
+from flows.monitoring.console import warn
 from flows.options.tools import ReviewApply
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings, UsageError
@@ -18,7 +19,7 @@ from flows.smears.commands.review.sheets import read_sheet_file
 from storage.batches.manifests import read_manifest
 from storage.models.classifiers import ModelCard, load_card, load_out_of_fold
 from storage.reports.tables import published_batch, rows_by_shard
-from storage.smears.answers import ANSWERED, latest_labels
+from storage.smears.answers import ANSWERED, latest_labels, read_answers
 from storage.store import Store, StoreError
 from tasks.images.listing import list_images
 from tasks.smears.answers.sheets import OTHER, AnswerError, check_answers, corrected, read_sheet
@@ -104,6 +105,12 @@ def _of_batch(store: Store, name: str) -> pa.Table:
             "or save the agreed answers on the report page of review serve"
         )
     answers = dict(zip(review["image_id"].to_pylist(), review["answer"].to_pylist(), strict=True))
+    given = read_answers(store, frozen.key, on_damage=lambda _, error: warn(f"left out: {error}"))
+    if unsaved := {each.image_id for _, each in given} - answers.keys():
+        warn(
+            f"left out: {counted(len(unsaved), 'cell')} on which readers differ, or whose answers "
+            "are not saved: save the agreed answers on the report page of review serve"
+        )
     parts: list[pa.Table] = []
     card: ModelCard | None = None
     for shard, rows in rows_by_shard(store, frozen):

@@ -85,7 +85,7 @@ def figures(session: Session) -> list[ToldFigure]:
     )
     name = f"share of all {session.card.classes[0]} cells that the machine caught"
     rows.append(_told(name, missed))
-    n = len(differing(by_reader))
+    n = len(differing(session.by_reader()))
     rows.append(ToldFigure(name="cells on which readers differ", value=float(n), cells=n))
     return rows
 

@@ -158,7 +158,6 @@ class ReportOutcome(ReviewOutcome, DamageOutcome):
 
     figures: list[ToldFigure]
     patients: list[PatientRow]
-    damaged: list[str]
 
     def rows(self) -> list[tuple[str, object]]:
         """List the answers, the precision and the figures as names and texts."""
@@ -176,7 +175,7 @@ def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
     rows: list[ToldFigure] = []
     patients: list[PatientRow] = []
     damaged: list[str] = []
-    if answers.find_sample(store, frozen.key) is not None:
+    if answers.digest_of_answers(store, frozen.key) or answers.find_sample(store, frozen.key):
         session, detector = open_session(
             store, frozen, limit=LIMIT, per_slide=PER_SLIDE, unmarked=UNMARKED
         )

@@ -32,7 +32,6 @@ class ReadOutcome(DamageOutcome):
     batch: str
     cells: int
     figures: list[ToldFigure]
-    damaged: list[str]
 
     def _text(self) -> str:
         rows: list[tuple[str, object]] = [(each.name, each.text) for each in self.figures]

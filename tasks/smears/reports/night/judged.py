@@ -162,7 +162,7 @@ def strange_patients(
     if suspected := calls.get(Call.SUSPECTED, 0):
         text = (
             f"{counted(suspected, 'patient')} {verb(suspected, 'is', 'are')} "
-            "suspected: the machine cannot call them, so a person must look at their likeliest "
+            "suspected: the machine cannot call them, and a person decides by their likeliest "
             "parasites"
         )
         findings.append((Light.AMBER, text))
