@@ -63,7 +63,7 @@ def figures(session: Session) -> list[ToldFigure]:
     rows = [
         ToldFigure(
             name=f"{reader}: seconds per cell, {len(answers):,} of {len(session.cells):,} read",
-            value=session.seconds(reader),
+            value=session.seconds(reader) or None,  # a sheet does not say
             cells=len(answers),
         )
         for reader, answers in by_reader.items()
@@ -102,7 +102,7 @@ def patient_figures(suspects: Suspects) -> list[ToldFigure]:
         for answer in PatientAnswer
         if answer != PatientAnswer.OPEN and (n := sum(each == answer for each in answers.values()))
     ]
-    minutes = sum(map(suspects.seconds, asked)) / 60
+    minutes = sum(map(suspects.seconds, asked)) / 60 or None
     rows.append(ToldFigure(name="minutes spent on these patients", value=minutes, cells=len(asked)))
     return rows
 
