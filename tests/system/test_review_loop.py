@@ -295,8 +295,7 @@ def test_the_report_says_how_good_the_abnormal_list_is_and_no_reviewed_cell_is_e
     more = export(ReviewExport(to=str(tmp_path / "more"), batch="night"), screened)
     assert (more.cells, more.left_out) == (0, {"reviewed before": sum(found.answers.values())})
     again = report(ReviewReport(batch="night"), screened)
-    assert again.figures[0].name.startswith("Ada")
-    assert (again.figures[0].value, again.damaged) == (None, [])
+    assert (again.figures[0].name[:3], again.figures[0].value, again.damaged) == ("Ada", None, [])
     told = again.model_dump(exclude={"figures", "damaged", "patients"})
     assert told == {name: getattr(found, name) for name in told}
     assert again.precision is not None
