@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.monitoring import ending
-from flows.monitoring.console import complain, warn
+from flows.monitoring.console import complain, noting
 from flows.options.tools import Format, Query, Schema
 from flows.outcome import DamageOutcome, Outcome, shown_width
 from flows.settings import Settings, UsageError
@@ -46,10 +46,6 @@ class QueryOutcome(DamageOutcome):
     format: Format
     seconds: float
 
-    def _leave_out(self, text: str) -> None:
-        self.damaged.append(text)
-        warn(text)
-
     def _text(self) -> str:
         return "".join(self.pieces(as_json=False))
 
@@ -61,7 +57,7 @@ class QueryOutcome(DamageOutcome):
         with (
             _limited(self.seconds) as spill,
             answer(
-                store, self.sql, seconds=self.seconds, on_damage=self._leave_out, spill=spill
+                store, self.sql, seconds=self.seconds, on_damage=noting(self.damaged), spill=spill
             ) as reader,
         ):
             names = reader.schema.names

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from flows.monitoring.console import warn
+from flows.monitoring.console import noting
 from flows.options.tools import Status, Verify
 from flows.outcome import DamageOutcome, shown_width
 from flows.settings import Settings
@@ -83,11 +83,7 @@ def status(options: Status, settings: Settings) -> StatusOutcome:
     store = Store(settings.store)
     refuse_absent(store)
     damaged: list[str] = []
-
-    def leave_out(text: str) -> None:
-        damaged.append(text)
-        warn(text)
-
+    leave_out = noting(damaged)
     models = list_models(store, leave_out)
     versions = [
         version for card in models for version in list_statistics(store, card.name, leave_out)

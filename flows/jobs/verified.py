@@ -30,8 +30,7 @@ def adapted_logits(
 ) -> Numbers:
     """Adapt logits (n, C) of a model by a detector, only for diagnoses and probabilities."""
     known = card.adaptation
-    adaptation = Adaptation(known.scale, known.bias) if known and known.accepted else None
-    if adaptation is None:
+    if known is None or not known.accepted:
         return logits
     place = model.classes.index(PARASITIZED)
-    return adaptation.of_logits(logits, model.temperature, place)
+    return Adaptation(known.scale, known.bias).of_logits(logits, model.temperature, place)

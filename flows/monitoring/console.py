@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -66,6 +66,16 @@ def warn(text: str) -> None:
     logs.log(logging.WARNING, text)
     if not logs.is_json():
         tell(text)
+
+
+def noting(damaged: list[str]) -> Callable[[str], None]:
+    """Make a function that warns of damaged files, and adds each to a list."""
+
+    def note(text: str) -> None:
+        damaged.append(text)
+        warn(text)
+
+    return note
 
 
 def complain(text: str) -> None:

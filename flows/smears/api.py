@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
 Picture = types.Pixels | Image.Image | str | Path  # pixels, or the address of files
 RESULTS = ("batches", "features", "reports", "segmentations")  # folders of a store
+UNREAD = "Cannot be read: copy it again"
 FRAME = "width: 100%; aspect-ratio: 5 / 8; border: 0"
 
 
@@ -295,8 +296,8 @@ class OpenDetector:
                 self._store.remove(folder)
         pictures.update((ref.uri, ref) for ref in refs)
         sentence, advice = sentence_of(outcome, reports[PATIENTS]), ""
-        is_read = not outcome.failures.keys() & NOT_READ
-        if reports[PATIENTS].num_rows == 1 and {"fields"} == outcome.taken_for.keys() and is_read:
+        alone = reports[PATIENTS].num_rows == 1 and {"fields"} == outcome.taken_for.keys()
+        if alone and sentence != UNREAD:
             card = load_detector_card(self._store, outcome.detector)
             (patient,), faults = reports[PATIENTS].to_pylist(), reports[FIELDS]["review_reason"]
             advice = next_step(self._store, card, patient, faults.to_pylist())
@@ -307,8 +308,8 @@ def sentence_of(outcome: NightOutcome, patients: pa.Table) -> str:
     """Write in a sentence what a photograph shows, or several, by the report on patients."""
     if not outcome.images and not outcome.taken_for:
         return NO_PICTURES
-    if not outcome.scored and outcome.failures.keys() & NOT_READ:
-        return "Cannot be read: copy it again"
+    if not outcome.scored and set() < outcome.failures.keys() <= NOT_READ:
+        return UNREAD
     if patients.num_rows == 1:
         return photograph_text(outcome.model_dump(), patients.to_pylist()[0])
     return needs_text(outcome.patients) or NO_CELLS

@@ -8,7 +8,7 @@ that reports are complete.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,12 +59,17 @@ class Publication:
     def _withdraw(self, names: list[str]) -> None:
         """Replace reports and pages by empty ones; a full disk must not interrupt this."""
         empty: dict[tuple[str, ...], Path] = {}
+        known = all_kinds.tables()
         for name in reversed(names):
-            path, schema = self._path(name), all_kinds.tables()[name].schema([], [])
-            with suppress(StoreError):  # a damaged report goes, too
+            path = self._path(name)
+            try:
                 if not read_footer(self.store, *path).num_rows:
                     continue
                 schema = checked_schema(self.store, *path)
+            except StoreError:  # a damaged report goes, too
+                if name not in known:
+                    raise
+                schema = known[name].schema([], [])
             stage = empty[path] = self._stage()
             tables.stage_report(stage, tables.of_attempt(schema, self.batch.attempt), [])
         for kind in all_kinds.kinds():

@@ -35,13 +35,9 @@ class QueryError(Exception):
 
 @contextmanager
 def answer(
-    store: Store,
-    sql: str,
-    *,
-    seconds: float = SECONDS,
-    on_damage: Tell | None = None,
+    store: Store, sql: str, *, seconds: float = SECONDS, on_damage: Tell | None = None,
     spill: str | None = None,
-) -> Iterator[pa.RecordBatchReader]:
+) -> Iterator[pa.RecordBatchReader]:  # fmt: skip
     """Answer one SQL query over the tables of a store, as a stream of record batches.
 
     Columns that only some reports have are null elsewhere. ``seconds`` include reading the answer.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.written import to_write, written
-from flows.monitoring.console import warn
+from flows.monitoring.console import noting
 from flows.options.tools import Export, PatientSheet
 from flows.outcome import DamageOutcome, quoted, table
 from flows.settings import Settings, UsageError
@@ -99,11 +99,8 @@ def export(options: Export, settings: Settings) -> AnswersOutcome:
         raise UsageError(f"--to: {to} is no .csv or .json file")
     frozen = screened_batch(store, options.batch)
     rows = _rows(store, frozen)
-    answered, density = (
-        _answered(store, frozen, rows[0], settings),
-        settings.red_cells_per_microlitre,
-    )
-    persons = answered.by_patient()
+    answered = _answered(store, frozen, rows[0], settings)
+    persons, density = answered.by_patient(), settings.red_cells_per_microlitre
     results = [result_of(row, persons.get(patient_of(row)), density) for row in rows]
     _write(to, as_csv(results) if to.suffix == ".csv" else as_fhir(results))
     counts = Counter(f"{each['result']}, {each['status']}" for each in results)
@@ -124,13 +121,9 @@ def _write(to: Path, text: str) -> None:
 
 
 def _newest_batch(store: Store, name: str, damaged: list[str]) -> str:
-    def leave_out(text: str) -> None:
-        damaged.append(text)
-        warn(text)
-
     quoted = f"'{name.removeprefix('slide ').replace(chr(39), 2 * chr(39))}'"
     sql = f"FROM patients WHERE coalesce(patient_id, slide_id) = {quoted} ORDER BY scored_at DESC"
-    with answer(store, f"SELECT batch {sql} LIMIT 1", on_damage=leave_out) as rows:
+    with answer(store, f"SELECT batch {sql} LIMIT 1", on_damage=noting(damaged)) as rows:
         found = rows.read_all().to_pylist()
     if not found:
         raise StoreError(f"no batch of {store.url} has a patient {name!r}")

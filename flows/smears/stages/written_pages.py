@@ -71,8 +71,7 @@ def write_page(
     likeliest = {patient: cells.of(patient) for patient in map(patient_of, shown)}
     answered = digest_of_answers(store, batch.key)
     wanted_share = settings.negative_percent / 100
-    suspects = answers.answers_on(store, batch, card, detector, wanted_share)
-    by_persons = suspects.by_patient() if answered else {}
+    by_persons = answers.answers_on(store, batch, card, detector, wanted_share).by_patient()
     answers.write_answers(store, batch, by_persons)
     step, faults = "", fields["review_reason"].to_pylist() if fields is not None else []
     if len(faults) == 1:

@@ -62,8 +62,9 @@ def survey(slide: geometry.Slide, microns_per_pixel: float | None = None) -> lis
     level = geometry.coarsest(slide.downsamples, lambda each: each * scale <= WORKING)
     side = min(FIELD * slide.downsamples[level], FIELD_CELLS * diameter)
     across, down = (  # the fewest equal parts that are no longer than a side
-        np.linspace(0, length, ceil(length / side) + 1).round().astype(int).tolist()
+        [round(i * length / parts) for i in range(parts + 1)]
         for length in (slide.width, slide.height)
+        for parts in (ceil(length / side),)
     )
     histograms = _histograms(slide, scale, across, down)
     kinds = _judge(histograms, np.outer(np.diff(down), np.diff(across)) * scale**2)

@@ -30,7 +30,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(
     card.model_copy(update=made).write(store, "models", "golden", "card.json")
     freeze(store, manifest(2), "bad")
     told: list[str] = []
-    monkeypatch.setattr(module, "warn", told.append)
+    monkeypatch.setattr("flows.monitoring.console.warn", told.append)
     whole = status(Status(), Settings(store=store.url))
     assert told == []
     Path(store.path(path)).write_bytes(store.read_bytes(path)[:-9])
@@ -49,7 +49,7 @@ def test_a_damaged_seal_is_named_and_its_batch_shown_without_a_report(
     write_store(store)
     (seal,) = store.fs.glob(store.path("batches", "*", "sealed", "*.json"))
     Path(seal).write_text("{")
-    monkeypatch.setattr(module, "warn", lambda _: None)
+    monkeypatch.setattr("flows.monitoring.console.warn", lambda _: None)
     monkeypatch.setattr(module, "list_models", lambda *_: [])
     found = status(Status(), Settings(store=store.url))
     assert [row["detector"] for row in found.batches] == [None]

@@ -5,6 +5,7 @@ source are kept too, so figures on both are reported separately.
 """
 
 from collections.abc import Mapping
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,11 +16,13 @@ from flows.monitoring.console import warn
 from flows.options.tools import ReviewApply
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings, UsageError
+from flows.smears.commands.review.imports import report_rows
 from flows.smears.commands.review.sheets import read_sheet_file
+from flows.smears.stages.answers import BatchAnswers
 from storage.batches.manifests import read_manifest
 from storage.models.classifiers import ModelCard, load_card, load_out_of_fold
 from storage.reports.tables import published_batch, rows_by_shard
-from storage.smears.answers import ANSWERED, latest_labels, read_answers
+from storage.smears.answers import ANSWERED, latest_labels
 from storage.store import Store, StoreError
 from tasks.images.listing import list_images
 from tasks.smears.answers.sheets import OTHER, AnswerError, check_answers, corrected, read_sheet
@@ -105,19 +108,18 @@ def _of_batch(store: Store, name: str) -> pa.Table:
             "or save the agreed answers on the report page of review serve"
         )
     answers = dict(zip(review["image_id"].to_pylist(), review["answer"].to_pylist(), strict=True))
-    given = read_answers(store, frozen.key, on_damage=lambda _, error: warn(f"left out: {error}"))
-    if unsaved := {each.image_id for _, each in given} - answers.keys():
+    card = load_card(store, str(next(report_rows(store, frozen, ["model"]))["model"][0]))
+    given = BatchAnswers(store=store, batch=frozen, card=card)
+    given.refresh()
+    if unsaved := set(chain(*given.by_reader().values())) - answers.keys():
         warn(
             f"left out: {counted(len(unsaved), 'cell')} on which readers differ, or whose answers "
             "are not saved: save the agreed answers on the report page of review serve"
         )
-    parts: list[pa.Table] = []
-    card: ModelCard | None = None
-    for shard, rows in rows_by_shard(store, frozen):
-        card = card or load_card(store, str(rows["model"][0]))
-        ids = rows["image_id"].to_pylist()
-        parts.append(_labelled(read_manifest(store, frozen, shard), ids, answers, card))
-    return pa.concat_tables(parts)
+    return pa.concat_tables(
+        _labelled(read_manifest(store, frozen, shard), rows["image_id"].to_pylist(), answers, card)
+        for shard, rows in rows_by_shard(store, frozen)
+    )
 
 
 def _of_sheet(store: Store, file: str) -> tuple[str, pa.Table]:

@@ -177,7 +177,7 @@ def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
     damaged: list[str] = []
     if answers.digest_of_answers(store, frozen.key) or answers.find_sample(store, frozen.key):
         session, detector = open_session(
-            store, frozen, limit=LIMIT, per_slide=PER_SLIDE, unmarked=UNMARKED
+            store, frozen, limit=LIMIT, per_slide=PER_SLIDE, unmarked=UNMARKED, keep=False
         )
         suspects = Suspects(session, detector, wanted)
         rows = [*figures(session), *patient_figures(suspects)]

@@ -152,12 +152,12 @@ class Session(BatchAnswers):
 
 
 def open_session(
-    store: Store, batch: Batch, *, limit: int, per_slide: int, unmarked: float
+    store: Store, batch: Batch, *, limit: int, per_slide: int, unmarked: float, keep: bool = True
 ) -> tuple[Session, detectors.DetectorCard | None]:
     """Load the cells of a published batch that were chosen for reading, and the answers on them.
 
     If none were, choose at most ``limit`` flagged ones, ``per_slide`` of a slide, and a share
-    ``unmarked`` of others. StoreError if the batch has no scored cell.
+    ``unmarked`` of others, and ``keep`` them. StoreError if the batch has no scored cell.
     """
     kept = answers.find_sample(store, batch.key)
     scored = scored_cells(report_rows(store, batch, list(COLUMNS)))
@@ -169,8 +169,8 @@ def open_session(
             answers.Stratum(flagged=flagged, diagnosis=diagnosis, cells=n)
             for (flagged, diagnosis), n in sorted(sample.of.items())
         ]
-        wanted = answers.KeptSample(image_ids=sample.rows["image_id"].to_pylist(), strata=strata)
-        kept = answers.keep_sample(store, batch.key, wanted)
+        kept = answers.KeptSample(image_ids=sample.rows["image_id"].to_pylist(), strata=strata)
+        kept = answers.keep_sample(store, batch.key, kept) if keep else kept
     rows = recalled(scored, kept.image_ids)
     sample = Sample(rows, {(each.flagged, each.diagnosis): each.cells for each in kept.strata})
     by = next(report_rows(store, batch, ["model", "detector"])).to_pylist()[0]
