@@ -172,7 +172,7 @@ def _with_slides(
             f"{counted(len(folders) + len(loose), 'patient')} (--slide-is file if each photograph "
             "is one)"
         )
-    elif whole is not None and len(loose) > 1:
+    elif whole is not None and loose:
         for place in loose:
             names[place] = whole
         console.tell(

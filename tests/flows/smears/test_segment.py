@@ -181,7 +181,7 @@ def test_a_folder_of_photographs_is_one_patient_and_loose_ones_are_counted_aloud
         return set(manifest_of(found)["slide_id"].to_pylist())
 
     shutil.copytree(fields / "s1", tmp_path / "ann")
-    assert slides("one") == slides("pattern", "ann/*.png") == {"ann"}
+    assert slides("all") == slides("one", "ann/0*.png") == slides("each", "ann/*.png") == {"ann"}
     assert "2 photographs in one folder: taken for one patient, ann" in capsys.readouterr().err
     shutil.copytree(fields / "s1", tmp_path / "ann" / "bob")
     assert slides("three") == {"0", "1", "bob"}
