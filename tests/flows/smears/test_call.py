@@ -54,11 +54,12 @@ def test_a_night_cut_off_before_its_calls_goes_on_with_the_same_command(ward: Wa
     assert night.screen.fn(ward.wanted, ward.settings).repeated
 
 
-def test_a_batch_is_called_again_without_features(ward: Ward) -> None:
+def test_a_batch_is_called_again_without_features_and_beside_a_damaged_table(ward: Ward) -> None:
     outcome = night.screen.fn(ward.wanted, ward.settings)
     before = ward.patients()
     shutil.rmtree(Path(ward.settings.store) / "features")
     Path(outcome.page).unlink()
+    next(Path(ward.settings.store).glob("reports/patients/*/*.parquet")).write_bytes(b"")
     again = call.fn(CallAgain(batch="night"), ward.settings)
     assert ward.patients() == before
     assert sum(again.patients.values()) == 3

@@ -130,28 +130,24 @@ def test_a_slide_without_magnification_is_refused_unless_it_is_given(
 ) -> None:
     import tifffile
 
-    folder = tmp_path / "slides"
-    folder.mkdir()
+    bare = tmp_path / "bare.tif"
     with tifffile.TiffFile(slide) as file:
         pixels = file.asarray(level=0)[:1024, :1024]
-    tifffile.imwrite(folder / "bare.tif", pixels, tile=(256, 256), photometric="rgb")
-    unknown = segment.fn(Segment(images=str(folder), name="night"), settings)
+    tifffile.imwrite(bare, pixels, tile=(256, 256), photometric="rgb")
+    unknown = segment.fn(Segment(images=str(bare), name="night"), settings)
     assert "unknown_magnification" in unknown.problem
-    given = segment.fn(Segment(images=str(folder), name="given", microns_per_pixel=0.13), settings)
+    given = segment.fn(Segment(images=str(bare), name="given", microns_per_pixel=0.13), settings)
     assert given.fields
 
 
 def test_a_slide_is_searched_field_by_field_and_no_cell_is_found_twice(
-    slide: Path, settings: Settings, tmp_path: Path
+    slide: Path, settings: Settings
 ) -> None:
-    folder = tmp_path / "slides"
-    folder.mkdir()
-    shutil.copy(slide, folder / "one.tif")
-    outcome = segment.fn(Segment(images=str(folder), name="slide"), settings)
+    outcome = segment.fn(Segment(images=str(slide), name="slide"), settings)
     rows = fields_of(settings, "slide")
     assert len({(row["x"], row["y"]) for row in rows}) == len(rows) == sum(outcome.fields.values())
     table = manifest_of(outcome)
-    assert set(table["slide_id"].to_pylist()) == {"one"}
+    assert set(table["slide_id"].to_pylist()) == {slide.stem}
     middles = np.array(
         [(r["x"] + r["width"] / 2, r["y"] + r["height"] / 2) for r in table.to_pylist()]
     )

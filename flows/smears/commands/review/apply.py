@@ -5,7 +5,6 @@ source are kept too, so figures on both are reported separately.
 """
 
 from collections.abc import Mapping
-from itertools import chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,7 +24,7 @@ from storage.reports.tables import published_batch, rows_by_shard
 from storage.smears.answers import ANSWERED, latest_labels
 from storage.store import Store, StoreError
 from tasks.images.listing import list_images
-from tasks.smears.answers.sheets import OTHER, AnswerError, check_answers, corrected, read_sheet
+from tasks.smears.answers import sheets
 from tasks.words import counted
 
 
@@ -111,7 +110,8 @@ def _of_batch(store: Store, name: str) -> pa.Table:
     card = load_card(store, str(next(report_rows(store, frozen, ["model"]))["model"][0]))
     given = BatchAnswers(store=store, batch=frozen, card=card)
     given.refresh()
-    if unsaved := set(chain(*given.by_reader().values())) - answers.keys():
+    said = (item for each in given.by_reader().values() for item in each.items())
+    if unsaved := {image for image, answer in said if answer != sheets.UNSURE} - answers.keys():
         warn(
             f"left out: {counted(len(unsaved), 'cell')} on which readers differ, or whose answers "
             "are not saved: save the agreed answers on the report page of review serve"
@@ -124,14 +124,14 @@ def _of_batch(store: Store, name: str) -> pa.Table:
 
 def _of_sheet(store: Store, file: str) -> tuple[str, pa.Table]:
     try:
-        model, lines = read_sheet(read_sheet_file(file), "model")
+        model, lines = sheets.read_sheet(read_sheet_file(file), "model")
         card = load_card(store, model)
         folds = labels_of_folds(store, card)
         ids = dict(zip(folds["uri"].to_pylist(), folds["image_id"].to_pylist(), strict=True))
         known = set(ids.values())
-        checked = check_answers(lines, batch=model, known=known, classes=card.classes)
-    except AnswerError as error:
-        raise AnswerError(f"{file}: {error}") from None
+        checked = sheets.check_answers(lines, batch=model, known=known, classes=card.classes)
+    except sheets.AnswerError as error:
+        raise sheets.AnswerError(f"{file}: {error}") from None
     listed = trained_images(card)
     image_ids = [ids.get(uri, "") for uri in listed["uri"].to_pylist()]
     answers = {each.image_id: each.answer for each in checked}
@@ -142,9 +142,9 @@ def _labelled(
     manifest: pa.Table, ids: list[str], answers: Mapping[str, str], card: ModelCard
 ) -> pa.Table:
     """Put answers into a manifest, and mark those of persons and images of no cell."""
-    rows = corrected(manifest, ids, answers, card.classes)
+    rows = sheets.corrected(manifest, ids, answers, card.classes)
     given = [answers.get(each) for each in ids]
-    rows = rows.append_column("no_cell", pa.array([each == OTHER for each in given]))
+    rows = rows.append_column("no_cell", pa.array([each == sheets.OTHER for each in given]))
     return rows.append_column("by_person", pa.array([each in card.classes for each in given]))
 
 

@@ -91,21 +91,25 @@ def test_two_folders_of_photographs_are_two_patients_and_a_light_may_have_no_rea
     assert "\ngreen light\n" in plain.text()
 
 
-@pytest.mark.parametrize("what", ["a letter", "an empty folder"])
+@pytest.mark.parametrize("what", ["a letter", "an empty folder", "half a file"])
 def test_what_has_no_red_cells_is_said_to_have_none_and_has_failed(
-    tiny_ready: Settings, tmp_path: Path, what: str
+    tiny_ready: Settings, tmp_path: Path, photo: Path, what: str
 ) -> None:
-    given = tmp_path / "given"
+    given, said = tmp_path / "given", "No red cells found: "
     if what == "a letter":
         page = Image.new("RGB", (1300, 1100), "white")
         for line in range(20):
             ImageDraw.Draw(page).text((50, 50 * line), "Dear Madam, " * 12, fill="black")
         page.save(given.with_suffix(".png"))
         given = given.with_suffix(".png")
+    elif what == "half a file":
+        given, said = given.with_suffix(".png"), "Cannot be read: copy it again"
+        given.write_bytes(photo.read_bytes()[:9999])
     else:
         given.mkdir()
+        said = "No pictures found: "
     seen = look(Look(photo=str(given), to=str(tmp_path / "o.html"), browser=False), tiny_ready)
-    assert f": No {'pictures' if given.is_dir() else 'red cells'} found: " in seen.sentence
+    assert f"{given.name}: {said}" in seen.sentence
     assert seen.failed
     assert (seen.cells, seen.page, (tmp_path / "o.html").exists()) == (0, None, False)
 

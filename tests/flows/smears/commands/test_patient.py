@@ -97,5 +97,7 @@ def test_a_batch_is_exported_for_surveillance(settings: Settings, tmp_path: Path
 def test_what_cannot_be_written_is_said(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no patient 'nobody'; it has p0, p1"):
         patient(PatientSheet(name="nobody", batch="night", to=str(tmp_path / "a.html")), settings)
+    (Path(settings.store) / "reports/patients/batch_date=2026-03-01/x.parquet").write_bytes(b"")
+    assert patient(PatientSheet(name="p0"), settings).failed  # it found p0, but another is damaged
     with pytest.raises(UsageError, match=r"is no .html or .csv file"):
         patient(PatientSheet(name="p0", batch="night", to=str(tmp_path / "a.pdf")), settings)

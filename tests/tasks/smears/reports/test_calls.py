@@ -321,16 +321,9 @@ def test_a_slide_whose_diagnoses_turn_when_blurred_is_unreadable(turned: int, ca
 
 
 def test_at_a_laboratory_that_nobody_knows_sure_parasites_alone_count() -> None:
-    counting = Counting(
-        Interpreter(KNOWN, 0.01),
-        lambda: Interpreter(WIDE, 0.01),
-        4e6,
-        0.05,
-        Interpreter(SURE, 0.01),
-    )
     likely, sure = [parasite()] * 40, [parasite(7.0)] * 40
     for parasites, call, called in ((likely, "indeterminate", 0), (sure, "suspected", 40)):
-        (patient,) = group([*parasites, *HEALTHY], counting=counting, made_by=MADE_BY).patients
+        _, patient = called_when([*parasites, *HEALTHY], shifted=True, sure=SURE)
         assert (patient["call"], patient["cells_called"]) == (call, called)
         assert (patient["call_reasons"], patient["counting_threshold"]) == (["new laboratory"], 6.0)
 

@@ -23,7 +23,7 @@ def applied(store: Store, to: Path, **given: Any) -> AppliedOutcome:
 
 
 def test_a_laboratory_learns_the_night_without_what_is_no_cell(
-    store_with_model: Store, tmp_path: Path
+    store_with_model: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     batch = night(store_with_model, tmp_path / "cells")
     with pytest.raises(StoreError, match="no answer on batch night has been saved"):
@@ -40,6 +40,10 @@ def test_a_laboratory_learns_the_night_without_what_is_no_cell(
     assert not (tmp_path / "night.parquet").exists()
     done = applied(store_with_model, tmp_path / "night.parquet")
     assert "commission --laboratory NAME" in done.text()
+    assert "left out: " not in capsys.readouterr().err
+    session.answer("Ada", session.queue("Ada")[4], "Parasitized", 1.0)  # and it is not saved
+    assert applied(store_with_model, tmp_path / "night.parquet", force=True) == done
+    assert "left out: 1 cell on which readers differ, or" in capsys.readouterr().err
     assert len(done.commands) == 1  # labels of the source, to train on, there were none
     classes = list(session.card.classes)
     listed = list_images(str(tmp_path / "night.parquet"), classes=classes)
