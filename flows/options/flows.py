@@ -50,6 +50,15 @@ Detector = Annotated[
 ]
 
 
+def _come(day: datetime.date | None) -> datetime.date | None:
+    if day and day > datetime.date.today() + datetime.timedelta(days=1):  # somewhere it is tomorrow
+        raise ValueError(f"{day} lies in the future")
+    return day
+
+
+Day = Annotated[datetime.date | None, AfterValidator(_come)]
+
+
 class Options(BaseModel):
     """The options of a command; the docstring says what the command does, in one sentence."""
 
@@ -180,7 +189,7 @@ class OfABatch(OfANight):
     batch: str = Field(
         "", description="name of this batch; by default that of the images and the day"
     )
-    date: datetime.date | None = Field(None, description="the batch's day; by default today")
+    date: Day = Field(None, description="the batch's day; by default today")
     limit: Limit = None
 
     @model_validator(mode="before")
@@ -255,7 +264,7 @@ class Nightly(OfANight):
     timezone: Annotated[str, AfterValidator(known_zone)] = Field(
         "UTC", description="time zone of the date of a night"
     )
-    date: datetime.date | None = Field(
+    date: Day = Field(
         None, description="a night that began before; by default that of the scheduled start"
     )
     settle: float = Field(60.0, ge=0, description="skip files modified in the last X seconds")

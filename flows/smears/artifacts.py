@@ -9,8 +9,7 @@ Prefect cannot be reached, a warning is logged and the work continues.
 import html
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flows.monitoring.logs import log
@@ -83,27 +82,18 @@ def announce(
         steps["the page"] = lambda: create_link_artifact(
             page, link_text=f"Page of {batch.name}", key=PAGE, description=f"{batch.name}: its page"
         )
-    errors: list[Exception] = []
+    accepted = True
     for what, step in steps.items():
-        with _or_warn(what, errors):
+        try:
             step()
-        if any(isinstance(error, TransportError) for error in errors):
-            break  # wait for a lost server once, not for each step
-    return not errors
-
-
-@contextmanager
-def _or_warn(what: str, errors: list[Exception]) -> Iterator[None]:
-    """Warn that Prefect did not record something if the block fails; add the error to a list."""
-    try:
-        yield
-    except Exception as error:  # the batch does not need Prefect
-        errors.append(error)
-        log(
-            logging.WARNING,
-            f"Prefect did not record {what} ({type(error).__name__}: {error}); the work continues "
-            "without it",
-        )
+        except Exception as error:  # the batch does not need Prefect
+            accepted = False
+            why = f"{type(error).__name__}: {error}"
+            text = f"Prefect did not record {what} ({why}); the work continues without it"
+            log(logging.WARNING, text)
+            if isinstance(error, TransportError):
+                break  # wait for a lost server once, not for each step
+    return accepted
 
 
 def _summary(

@@ -81,10 +81,10 @@ def test_a_misspelt_command_names_the_right_ones(run: Run) -> None:
 
 
 def test_a_wrong_date_is_said_in_one_line(run: Run) -> None:
-    code, _, err = run("nightly", "--inbox", "i", "--date", "yesterday")
-    assert code == 2
-    assert "--date: give a date as YYYY-MM-DD" in err
-    assert err.count("\n") == 1
+    for day, said in {"yesterday": "give a date as YYYY-", "9000-01-01": "9000-01-01 lies"}.items():
+        code, _, err = run("nightly", "--inbox", "i", "--date", day)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"--date: {said}" in err
 
 
 def test_an_error_is_one_line_and_a_traceback_comes_with_debug(tmp_path: Path, run: Run) -> None:
