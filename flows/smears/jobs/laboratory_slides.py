@@ -7,7 +7,6 @@ from functools import lru_cache, reduce
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.metrics import confusion_matrix
 
 from flows.jobs import verified, worker
 from flows.jobs.scoring.feature_rows import HeldFeatures
@@ -116,9 +115,10 @@ def judge_slides(job: EvidenceJob) -> list[JudgedSlide]:
             planted |= _spoilt(job, cells)
         evidence = learning.slide_evidence(detector, statistics, cells, night, planted)
         if evidence is not None:
-            known, classes = (labels >= 0) & (cells.predicted >= 0), len(screened.model.classes)
-            both = labels[known], cells.predicted[known]
-            judged.append(JudgedSlide(evidence, confusion_matrix(*both, labels=range(classes))))
+            known = (labels >= 0) & (cells.predicted >= 0)
+            confusion = np.zeros((len(screened.model.classes),) * 2, np.int64)
+            np.add.at(confusion, (labels[known].astype(np.intp), cells.predicted[known]), 1)
+            judged.append(JudgedSlide(evidence, confusion))
     return judged
 
 

@@ -345,9 +345,10 @@ def test_a_laboratory_of_another_detector_or_model_is_refused(
 
 
 def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
-    nights: Path, lab: Settings, capsys: pytest.CaptureFixture[str]
+    nights: Path, lab: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    healthy = str(nights / "healthy")
+    unlabelled = nights / "healthy" / "Uninfected"
+    healthy = str(shutil.copytree(unlabelled, tmp_path / "healthy"))
     outcome = commission.fn(Commission(images=healthy), lab)
     assert outcome.learned.detector == "healthy-v0001"
     # Nobody is called by a laboratory without negative slides.
@@ -355,7 +356,6 @@ def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
     assert outcome.detector == parent
     (missing,) = outcome.missing
     assert f"--batch {outcome.batch} --laboratory healthy --negative NAME; there are " in missing
-
     with pytest.raises(LaboratoryError, match="if batch two was made there, say --laboratory"):
         commission.fn(Commission(images=healthy, batch="two"), lab)
 
