@@ -122,7 +122,7 @@ def learn(
         if known and same and (same.attempt, same.manifest_digest, same.negative) == asked:
             changed = f"batch {batch.name} is in laboratory {name} already: it counts once"
             return report.laboratory_outcome(lab.store, known, changed), known
-        made, diagnosis = _make(lab, batch, negative)
+        made, diagnosis = _make(lab, batch, negative, named=bool(options.negative))
     changed = f"batch {batch.name}: learned as a night of laboratory {name}"
     return report.laboratory_outcome(lab.store, made, changed, diagnosis), made
 
@@ -135,13 +135,13 @@ def _negative(
         given = options.negative
         return negative_of(store, batch, [given] if isinstance(given, str) else given)
     night = known.night(batch.name) if known else None
-    return night.negative if night and night.manifest_digest == batch.manifest_digest else ()
+    return negative_of(store, batch, night.negative) if night else ()
 
 
 def _make(
-    lab: Laboratory, batch: Batch, negative: tuple[str, ...]
+    lab: Laboratory, batch: Batch, negative: tuple[str, ...], *, named: bool
 ) -> tuple[detectors.DetectorCard, str]:
-    nights = without_replaced(lab, batch)
+    nights = without_replaced(lab, batch, named=named)
     if lab.known and lab.known.parent != lab.detector.name:
         nights = [learn_night(lab, lab.batch(night), night.negative) for night in nights]
     nights.append(learn_night(lab, batch, negative))

@@ -192,11 +192,11 @@ def refuse_positive(
         )
 
 
-def without_replaced(lab: Laboratory, batch: Batch) -> list[LearnedNight]:
+def without_replaced(lab: Laboratory, batch: Batch, *, named: bool) -> list[LearnedNight]:
     """Return the other nights of a laboratory, without those whose images the batch also has.
 
     So a night that is commissioned again under another name, with labels perhaps, replaces itself.
-    LaboratoryError if the batch has some, but not all images of a night.
+    LaboratoryError if it has only some images of a night, or labels or negatives are not ``named``.
     """
     store, model = lab.store, lab.model
     images = learned.images_of_batch(store, model, batch) if batch.rows else frozenset[bytes]()
@@ -214,6 +214,9 @@ def without_replaced(lab: Laboratory, batch: Batch) -> list[LearnedNight]:
                     f"{batch.name}, of the same images, would forget: give the images of that "
                     f"night, --images {lab.batch(night).images}"
                 )
+            if night.negative and not named:
+                names = " ".join(f"--negative {each}" for each in night.negative[:NAMED])
+                raise LaboratoryError(f"name the negative slides of {night.batch} again: {names}")
             warn(
                 f"batch {batch.name} has the images of night {night.batch}, and takes its place in "
                 "the laboratory: an image counts once"

@@ -365,7 +365,6 @@ def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
     assert f"missing          {outcome.missing[0]}" in outcome.text()
     assert "healthy-v0002" in Path(outcome.page).read_text()
     assert not outcome.failed
-
     # A night of the same photographs is called alike, if it names the laboratory.
     there = nightly.fn(Nightly(inbox=healthy, detector="healthy", settle=0), lab)
     assert (there.detector, there.patients) == (outcome.detector, outcome.patients)
@@ -375,11 +374,12 @@ def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
     assert (
         "the laboratory is commissioned, name it (healthy) as --detector" in capsys.readouterr().err
     )
-
     # Another version replaces the report; one that died between the two is finished.
     at = {"images": healthy, "laboratory": "healthy", "batch": outcome.batch}
     learn_batch(Commission(**at, negative="none"), lab)
     learn_batch(Commission(**at, negative="all"), lab)
+    with pytest.raises(LaboratoryError, match=r"name the negative slides of .*: --negative all"):
+        learn_batch(Commission(**at | {"batch": "other"}), lab)
     for wanted in (None, "healthy", "healthy-v0002"):  # the batch keeps its own
         again = screen.fn(Screen(images=healthy, batch=outcome.batch, detector=wanted), lab)
         assert again.repeated
