@@ -178,20 +178,16 @@ class Counted(NamedTuple):
 
 
 def _true_calls(suspect: Suspect, answers: Answers, positive: str) -> Counted:
-    """Count the cells that are parasites, with the bounds of that count.
-
-    Other cells that a person calls parasites count too: some were set aside.
-    """
+    """Count the called cells that are parasites: those alone were counted at the threshold."""
     read = [image for image in suspect.called if image in answers]
-    shown = {*suspect.called, *suspect.others, *suspect.elsewhere}
-    known = sum(answers.get(image) == positive for image in shown)
+    known = sum(answers[image] == positive for image in read)
     drawn = [image for image in suspect.called[FIRST:] if image in answers]
     hits = sum(answers[image] == positive for image in drawn)
     return _with_unread(known, len(suspect.called) - len(read), hits, len(drawn))
 
 
 def _true_looking(suspect: Suspect, answers: Answers, positive: str, called: Counted) -> Counted:
-    """Count parasites among all cells that look parasitized, with those called.
+    """Count parasites among all cells that look parasitized, with those called or marked elsewhere.
 
     The read ones are the most probable, so their share is a high estimate of the others', and the
     lower bound has none of these.
@@ -199,8 +195,10 @@ def _true_looking(suspect: Suspect, answers: Answers, positive: str, called: Cou
     read = [image for image in suspect.others if image in answers]
     hits = sum(answers[image] == positive for image in read)
     unread = max(0, suspect.looking - len(suspect.called) - len(read))
-    _, middle, high = _with_unread(0, unread, hits, len(read))
-    return Counted(called.low, called.middle + middle, called.high + high)
+    seen = {*suspect.others, *suspect.elsewhere}.difference(suspect.called)
+    known = sum(answers.get(image) == positive for image in seen)
+    _, middle, high = _with_unread(known, unread, hits, len(read))
+    return Counted(called.low + known, called.middle + middle, called.high + high)
 
 
 def _with_unread(known: int, unread: int, hits: int, drawn: int) -> Counted:

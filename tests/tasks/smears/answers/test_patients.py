@@ -79,7 +79,7 @@ def test_the_count_is_that_of_the_parasites_that_persons_see() -> None:
 def test_parasites_that_did_not_count_make_a_suspected_patient_positive() -> None:
     told = found(suspect(0, others=10, call="suspected"), *[P] * 4, *[U] * 6)
     assert told.call == "positive"  # type: ignore[attr-defined]
-    assert told.parasitaemia == pytest.approx(0.005, rel=0.01)  # type: ignore[attr-defined]
+    assert told.parasitaemia == pytest.approx(4 / 1000)  # type: ignore[attr-defined]
 
 
 def test_what_nobody_has_read_has_the_share_of_the_blindly_drawn_and_a_wider_interval() -> None:
