@@ -121,8 +121,9 @@ def _write(to: Path, text: str) -> None:
 
 
 def _newest_batch(store: Store, name: str, damaged: list[str]) -> str:
-    quoted = f"'{name.removeprefix('slide ').replace(chr(39), 2 * chr(39))}'"
-    sql = f"FROM patients WHERE coalesce(patient_id, slide_id) = {quoted} ORDER BY scored_at DESC"
+    who, names = "coalesce(patient_id, slide_id)", (name, name.removeprefix("slide "))
+    full, bare = (f"'{each.replace(chr(39), 2 * chr(39))}'" for each in names)
+    sql = f"FROM patients WHERE {who} IN ({full}, {bare}) ORDER BY {who} <> {full}, scored_at DESC"
     with answer(store, f"SELECT batch {sql} LIMIT 1", on_damage=noting(damaged)) as rows:
         found = rows.read_all().to_pylist()
     if not found:
@@ -140,11 +141,12 @@ def _rows(store: Store, batch: Batch) -> list[dict[str, Any]]:
 
 def _find(store: Store, batch: Batch, name: str) -> dict[str, Any]:
     rows = _rows(store, batch)
-    matches = [row for row in rows if name in (*patient_of(row), calls.patient_name(row))]
-    if not matches:
-        some = ", ".join(calls.patient_name(row) for row in rows[:5])
+    named = {calls.patient_name(row): row for row in rows[::-1]}
+    named |= {each: row for row in rows[::-1] for each in patient_of(row) if each is not None}
+    if name not in named:
+        some = ", ".join(map(calls.patient_name, rows[:5]))
         raise StoreError(f"batch {batch.name} has no patient {name!r}; it has {some}")
-    return matches[0]
+    return named[name]
 
 
 def _page(
@@ -168,6 +170,5 @@ def _page(
     uris = [cell["uri"] for cell in called]
     refs = find_refs(store, batch, uris)
     items = tuple((refs[cell["uri"]], cell["image_id"]) for cell in called)
-    drawn = draw(DrawingJob(items, draw_thumbnail))
-    thumbnails = dict(zip(uris, drawn, strict=True))
+    thumbnails = dict(zip(uris, draw(DrawingJob(items, draw_thumbnail)), strict=True))
     return calls.patient_sheet(row, slides, called, places, thumbnails, persons)

@@ -83,7 +83,7 @@ def take(
     sorts = _sorts(settings, listed, options.taken_as, work)
     _tell(images, listed.rows, sorts)
     _refuse_archived(images, listed, sorts)
-    if not any(sorts.values()):
+    if not any(sorts.values()) and (options.taken_as == "cells" or len(sorts) < listed.rows):
         return Taken(images, options.limit, listed)
     return _cut(store, settings, options, root, key, _cells_last(listed.table(), sorts), work)
 

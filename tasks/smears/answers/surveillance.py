@@ -91,14 +91,15 @@ def _observation(result: Result) -> dict[str, Any]:
         value, low, high = ({"value": result[name]} | ucum for name in ("value", "low", "high"))
         parts["Parasite density"] = {"valueQuantity": value}
         parts["Parasite density, 95% interval"] = {"valueRange": {"low": low, "high": high}}
-    subjects = {"subject": ("Patient", "patient_id"), "specimen": ("Specimen", "slide_id")}
+    slide, patient = result["slide_id"], result["patient_id"] or result["slide_id"]
+    named = {"subject": ("Patient", patient), "specimen": ("Specimen", slide)}
     fields = {
         "resourceType": "Observation", "status": result["status"],
         "category": [_coded("observation-category", "laboratory")],
         "code": {"coding": [SMEAR], "text": "Malaria smear"},
         **{
-            name: {"type": kind, "identifier": {"value": result[key]}}
-            for name, (kind, key) in subjects.items() if result[key] is not None
+            name: {"type": kind, "identifier": {"value": value}}
+            for name, (kind, value) in named.items() if value is not None
         },
         "effectiveDateTime": result["date"],
         "performer": [{"display": name} for name in result["reader"]],

@@ -94,6 +94,11 @@ def test_a_batch_is_exported_for_surveillance(settings: Settings, tmp_path: Path
         export(Export(to=str(tmp_path / "all.xml")), settings)
 
 
+def test_a_patient_may_be_named_like_a_slide(settings: Settings) -> None:
+    add_patients(Store(settings.store), {"p1": 4, "slide p0": 2})
+    assert patient(PatientSheet(name="slide p0"), settings).call == "positive"
+
+
 def test_what_cannot_be_written_is_said(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no patient 'nobody'; it has p0, p1"):
         patient(PatientSheet(name="nobody", batch="night", to=str(tmp_path / "a.html")), settings)

@@ -1,6 +1,7 @@
 """A person confirms or refuses a patient by a few cells, and the count follows."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ def suspect(called: int, cells: int = 1000, others: int = 0, **more: object) -> 
     return Suspect(called=ids, others=tuple(f"o{i}" for i in range(others)), **values)  # type: ignore[arg-type]
 
 
-def found(patient: Suspect, *answers: str) -> object:
+def found(patient: Suspect, *answers: str) -> Any:
     said = dict(zip(patient.order, answers, strict=False))
     return confirm(patient, said, P, RATES.counting, 0.01)
 
@@ -46,7 +47,7 @@ def test_at_most_ten_cells_are_read_the_most_probable_first_and_then_some_drawn_
 def test_one_parasite_confirms_and_none_among_all_refuses(
     answers: tuple[str, ...], answer: PatientAnswer
 ) -> None:
-    assert found(suspect(3), *answers).answer == answer  # type: ignore[attr-defined]
+    assert found(suspect(3), *answers).answer == answer
 
 
 def test_a_cell_on_which_readers_differ_disputes_a_patient_without_certain_parasites() -> None:
@@ -66,50 +67,44 @@ def test_a_parasite_that_a_person_finds_elsewhere_confirms_and_counts() -> None:
 
 
 def test_the_count_is_that_of_the_parasites_that_persons_see() -> None:
-    half = confirm(suspect(8), dict(zip(suspect(8).order, [P, U] * 4, strict=True)), P,
-                   RATES.counting, 0.01)  # fmt: skip
+    half = found(suspect(8), *[P, U] * 4)
     # Four of a thousand, of which four in five are found.
     assert half.parasitaemia == pytest.approx(0.005, rel=0.01)
-    assert half.low is not None
-    assert half.high is not None
     assert 0.001 < half.low < 0.004 < 0.006 < half.high < 0.02
     assert half.call == "positive"
 
 
 def test_parasites_that_did_not_count_make_a_suspected_patient_positive() -> None:
     told = found(suspect(0, others=10, call="suspected"), *[P] * 4, *[U] * 6)
-    assert told.call == "positive"  # type: ignore[attr-defined]
-    assert told.parasitaemia == pytest.approx(4 / 1000)  # type: ignore[attr-defined]
+    assert told.call == "positive"
+    assert told.parasitaemia == pytest.approx(4 / 1000)
 
 
 def test_what_nobody_has_read_has_the_share_of_the_blindly_drawn_and_a_wider_interval() -> None:
     many = suspect(200)
     all_true = found(many, *[P] * 10)
-    assert 0.2 < all_true.parasitaemia <= 0.25  # type: ignore[attr-defined]
+    assert 0.2 < all_true.parasitaemia <= 0.25
     drawn_false = found(many, *[P] * 5, *[U] * 5)
-    assert drawn_false.parasitaemia < 0.05  # type: ignore[attr-defined]
-    width = drawn_false.high - drawn_false.low  # type: ignore[attr-defined]
+    assert drawn_false.parasitaemia < 0.05
+    width = drawn_false.high - drawn_false.low
     read_all = found(suspect(10), *[P] * 10)
-    assert width > read_all.high - read_all.low  # type: ignore[attr-defined]
+    assert width > read_all.high - read_all.low
 
 
-def test_a_refused_patient_is_negative_where_enough_cells_exclude_parasites() -> None:
-    assert found(suspect(4, cells=2000), *[U] * 4).call == "negative"  # type: ignore[attr-defined]
-    assert found(suspect(4, cells=50), *[U] * 4).call == "indeterminate"  # type: ignore[attr-defined]
-
-
-def test_a_refused_patient_is_not_negative_where_nobody_measured_or_many_were_not_read() -> None:
-    assert found(suspect(4, cells=2000, is_covered=False), *[U] * 4).call == "indeterminate"  # type: ignore[attr-defined]
-    assert found(suspect(4, cells=2000, looking=300), *[U] * 4).call == "indeterminate"  # type: ignore[attr-defined]
+def test_a_refused_patient_is_negative_only_where_enough_measured_cells_exclude_parasites() -> None:
+    assert found(suspect(4, cells=2000), *[U] * 4).call == "negative"
+    assert found(suspect(4, cells=50), *[U] * 4).call == "indeterminate"
+    assert found(suspect(4, cells=2000, is_covered=False), *[U] * 4).call == "indeterminate"
+    assert found(suspect(4, cells=2000, looking=300), *[U] * 4).call == "indeterminate"
 
 
 def test_parasites_that_did_not_count_are_estimated_over_all_red_cells() -> None:
     """Eight of ten shown cells are parasites, and 253 of 2,900 red cells look parasitized."""
     many = suspect(5, cells=1400, others=240, looking=253, red_cells=2900)
     told = found(many, *[P] * 5, *[P, P, P, U, U])
-    assert told.low < 0.01 < 0.04 < told.parasitaemia < 0.07 < told.high  # type: ignore[attr-defined]
+    assert told.low < 0.01 < 0.04 < told.parasitaemia < 0.07 < told.high
     none = found(replace(many, looking=5), *[P] * 5, *[P, P, P, U, U])
-    assert none.parasitaemia < told.parasitaemia  # type: ignore[attr-defined]
+    assert none.parasitaemia < told.parasitaemia
 
 
 @given(
@@ -123,16 +118,14 @@ def test_one_more_parasite_never_lowers_the_estimate_nor_leaves_the_interval(
     called: int, others: int, extra: int, said: list[str], at: int
 ) -> None:
     patient = suspect(called, 1000, others, looking=called + others + extra, red_cells=1500)
-    order = patient.order
     first = found(patient, *said)
-    seen = said[: len(order)].count(P)
-    if first.call is None:  # type: ignore[attr-defined]
+    if first.call is None:
         return
-    assert first.low <= first.parasitaemia <= first.high  # type: ignore[attr-defined]
-    assert seen / 1500 <= first.high  # type: ignore[attr-defined]
+    assert first.low <= first.parasitaemia <= first.high
+    assert said[: len(patient.order)].count(P) / 1500 <= first.high
     more = [P if n == at else each for n, each in enumerate(said)]
     again = found(patient, *more)
-    assert again.parasitaemia >= first.parasitaemia - 1e-12  # type: ignore[attr-defined]
+    assert again.parasitaemia >= first.parasitaemia - 1e-12
 
 
 def test_without_error_rates_there_is_an_answer_and_no_figure() -> None:

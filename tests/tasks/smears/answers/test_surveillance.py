@@ -40,7 +40,9 @@ SEEN, NOT_SEEN = "Malaria parasites detected", "Malaria parasites not detected"
 def test_an_observation_is_what_r5_wants(
     call: str, persons: Any, status: str, code: str, value: str | None, density: int | None
 ) -> None:
-    entry = json.loads(as_fhir([result_of(ROW | {"call": call}, persons, 5e6)]))["entry"][0]
+    row, slide = ROW | {"call": call}, {"patient_id": None, "slide_id": "p"}
+    both = [result_of(each, persons, 5e6) for each in (row, row | slide)]
+    entry, lone = json.loads(as_fhir(both))["entry"]
     assert entry["fullUrl"].startswith("urn:uuid:")
     made = entry["resource"]
     assert (made["status"], made["effectiveDateTime"]) == (status, "2026-03-01")
@@ -56,4 +58,5 @@ def test_an_observation_is_what_r5_wants(
         assert parts["Plasmodium species"]["dataAbsentReason"]["text"] == "not specified"
     assert ("performer" in made) is (status == "final")
     assert made["subject"] == {"type": "Patient", "identifier": {"value": "p"}}
+    assert lone["resource"]["subject"] == made["subject"]  # the slide stands for its patient
     assert not [name for name, held in made.items() if held in (None, [], {}, "")]  # FHIR forbids
