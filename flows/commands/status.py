@@ -119,7 +119,7 @@ def status(options: Status, settings: Settings) -> StatusOutcome:
                 "calibrated by": {card.calibrated_by: card.calibrating_groups},
                 "alpha": card.alpha,
                 "limits of a smear": limits_of(card),
-                "witnesses": witnesses_of(card),
+                "witnesses": "network" if card.witnesses is None else "network, statistics",
                 "warnings": len(card.warnings) or None,
                 **_learned(card),
             }
@@ -145,11 +145,6 @@ def limits_of(card: DetectorCard) -> str | None:
     if card.slides is None:
         return None
     return f"{card.floor.slides} altered slides" if card.floor else LEARN_IT
-
-
-def witnesses_of(card: DetectorCard) -> str:
-    """Name the witnesses that diagnose."""
-    return "network" if card.witnesses is None else "network, statistics"
 
 
 def _learned(card: DetectorCard) -> Row:

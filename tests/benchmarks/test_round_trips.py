@@ -32,6 +32,7 @@ pytestmark = pytest.mark.benchmark
 
 AWAY = 0.03  # seconds
 SPEED = 500.0  # images a second of a core
+WIDTHS = {"layer1": 112, "layer2": 320}  # as wide as those of the default network
 WORKERS, SHARDS_EACH, SHARD_ROWS, ROUNDS = (8, 2, 128, 1) if QUICK else (8, 2, 512, 3)
 numbers = count()
 
@@ -68,7 +69,7 @@ def test_eight_workers_far_from_their_store(
     rows = WORKERS * SHARDS_EACH * SHARD_ROWS
     some = list_images(str(cells), classes=CLASSES)
     manifest = some.take(np.arange(rows) % some.num_rows)
-    card = replace_widths(load_card(store_with_model, "tiny"))
+    card = load_card(store_with_model, "tiny").model_copy(update={"tap_widths": WIDTHS})
 
     def screened(store: Store) -> float:
         work = freeze_night(store, manifest, f"b{next(numbers)}", card, SHARD_ROWS).jobs()
@@ -87,8 +88,3 @@ def test_eight_workers_far_from_their_store(
     )  # fmt: skip
     share = found["ratio"]["median"]
     record("of a local store's speed", "", ours=[share], limit=0.8, higher_is_better=True)
-
-
-def replace_widths(card: Any) -> Any:
-    """Give the tiny model taps as wide as those of the default network."""
-    return card.model_copy(update={"tap_widths": {"layer1": 112, "layer2": 320}})

@@ -96,6 +96,7 @@ def group(
         given = None if fields is None else table_of(fields, MEASURED_SCHEMA)
         rules = Rules(FieldLimits(), counting, scales or {}, made_by)
         tables, night = group_rows(images, table_of(shifts, SHIFTS), given, rules)
-    judged = batch_judged(night, tables[SLIDES], tables[PATIENTS], earlier, counting, made_by)
+    groups = (tables[SLIDES], tables[PATIENTS])
+    judged = batch_judged(night, *groups, earlier, counting, made_by, tables.get(FIELDS))
     tables[BATCHES] = batch_table(night, judged | made_by.to_row(), BATCH_SCHEMA)
     return Grouped(tables)

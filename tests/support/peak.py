@@ -34,17 +34,12 @@ def _extra_peak(prepare: Prepare, *arguments: object) -> float:
 def start_peak() -> float:
     """Forget this process' peak, and return what it takes now, in MiB."""
     Path("/proc/self/clear_refs").write_text("5")
-    return resident()
+    return _status("VmRSS")
 
 
 def peak() -> float:
     """The most that this process has taken since, in MiB."""
     return _status("VmHWM")
-
-
-def resident() -> float:
-    """What this process takes, in MiB."""
-    return _status("VmRSS")
 
 
 def _status(name: str) -> float:

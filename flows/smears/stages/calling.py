@@ -112,7 +112,8 @@ def call_batch(
     grouped = list(run_jobs(client, group_piece, jobs(), title=f"call {batch.name}"))
     tables, night = joined_groups(grouped, [numbers for _, numbers in pieces])
     earlier = nights_before(store, batch.batch_date, NIGHTS_READ)
-    judged = batch_judged(night, tables[SLIDES], tables[PATIENTS], earlier, rules.counting, made_by)
+    groups = (tables[SLIDES], tables[PATIENTS])
+    judged = batch_judged(night, *groups, earlier, rules.counting, made_by, tables.get(FIELDS))
     tables[BATCHES] = batch_table(night, judged | made_by.to_row(), BATCH_SCHEMA)
     with publication(store, batch, made_from=IMAGES) as reports:
         for kind, table in tables.items():

@@ -132,10 +132,6 @@ def _noise(pixels: Tensor, deviation: float, rng: Generator) -> Tensor:
     return _inside(pixels) * noisy
 
 
-def _gain(pixels: Tensor, gain: float, rng: Generator) -> Tensor:
-    return pixels * gain
-
-
 def _cast(pixels: Tensor, strength: float, rng: Generator) -> Tensor:
     """Apply a gain to every channel that keeps the overall brightness."""
     direction = rng.standard_normal(3)
@@ -149,16 +145,6 @@ def _contrast(pixels: Tensor, factor: float, rng: Generator) -> Tensor:
     inside = _inside(pixels)
     mean = pixels.sum(dim=(1, 2), keepdim=True) / inside.sum().clamp(min=1)
     return inside * (mean + factor * (pixels - mean))
-
-
-def _saturation(pixels: Tensor, factor: float, rng: Generator) -> Tensor:
-    shifted: Tensor = tv.adjust_saturation(pixels, factor)
-    return shifted
-
-
-def _hue(pixels: Tensor, degrees: float, rng: Generator) -> Tensor:
-    turned: Tensor = tv.adjust_hue(pixels, float(rng.choice([-1.0, 1.0])) * degrees / 360.0)
-    return turned
 
 
 def _debris(pixels: Tensor, share: float, rng: Generator) -> Tensor:
@@ -178,11 +164,14 @@ CORRUPTIONS: dict[str, tuple[tuple[float, float, float, float, float], Function]
     "magnification": ((1.25, 1.5, 2.0, 3.0, 5.0), _magnification),  # times fewer pixels
     "jpeg": ((10.0, 25.0, 50.0, 75.0, 92.0), _jpeg),  # 100 - JPEG quality
     "noise": ((2.0, 4.0, 8.0, 16.0, 32.0), _noise),  # grey levels, sd
-    "dim": ((0.95, 0.85, 0.7, 0.5, 0.3), _gain),  # gain
-    "bright": ((1.05, 1.1, 1.2, 1.4, 1.8), _gain),  # gain
+    "dim": ((0.95, 0.85, 0.7, 0.5, 0.3), lambda x, gain, _: x * gain),
+    "bright": ((1.05, 1.1, 1.2, 1.4, 1.8), lambda x, gain, _: x * gain),
     "contrast": ((0.9, 0.75, 0.6, 0.4, 0.2), _contrast),  # share that is left
-    "saturation": ((0.85, 0.7, 0.5, 0.25, 0.0), _saturation),  # share that is left
-    "hue": ((4.0, 8.0, 16.0, 40.0, 90.0), _hue),  # degrees, either way
+    "saturation": ((0.85, 0.7, 0.5, 0.25, 0.0), lambda x, left, _: tv.adjust_saturation(x, left)),
+    "hue": (  # degrees, either way
+        (4.0, 8.0, 16.0, 40.0, 90.0),
+        lambda x, degrees, rng: tv.adjust_hue(x, rng.choice([-1.0, 1.0]) * degrees / 360.0),
+    ),
     "cast": ((0.03, 0.06, 0.12, 0.25, 0.5), _cast),  # largest change of a gain
     "debris": ((0.03, 0.05, 0.08, 0.14, 0.25), _debris),  # shorter sides, radius
 }

@@ -1,6 +1,6 @@
 """Judge a batch by its slides, its patients and earlier batches."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,24 +40,22 @@ def batch_judged(
     earlier: Sequence[Row],
     counting: Counting,
     made_by: image_columns.Provenance,
+    fields: pa.Table | None = None,
 ) -> dict[str, Any]:
     """Make the columns of the report on batches that do not count images.
 
-    ``slides`` and ``patients`` are rows of the batch's own reports, ``earlier`` rows of the report
-    on batches, oldest first.
+    ``slides``, ``patients`` and ``fields`` are rows of the batch's own reports, ``earlier`` rows of
+    the report on batches, oldest first.
     """
     no_smear = [
         not slide_reasons.NO_SMEAR.isdisjoint(each) for each in slides["review_reasons"].to_pylist()
     ]
     counts = _of_slides(slides, no_smear)
+    known = counting.commissioned
+    further = _strangeness({**night.row, **counts}, slides, no_smear, patients, commissioned=known)
+    further += [] if fields is None else shared_sources(fields)
     drift = light.judge(
-        night,
-        earlier,
-        detector=made_by.detector,
-        alpha=counting.alpha,
-        further=_strangeness(
-            {**night.row, **counts}, slides, no_smear, patients, commissioned=counting.commissioned
-        ),
+        night, earlier, detector=made_by.detector, alpha=counting.alpha, further=further
     )
     return {
         **counts,
@@ -152,6 +150,23 @@ def strange_slides(
         text = f"{shifted:,} of {slides} {verb(shifted, 'is', 'are')} {what}"
         findings.append((Light.RED if new else Light.AMBER, text))
     return findings
+
+
+def shared_sources(fields: pa.Table) -> list[light.Finding]:
+    """List the finding on photographs and slides that are given as those of several patients."""
+    patients = defaultdict(set)
+    for row in fields.select(["source_id", "patient_id", "slide_id"]).to_pylist():
+        if row["source_id"] and (who := row["patient_id"] or row["slide_id"]):
+            patients[row["source_id"]].add(who)
+    shared = sorted(sorted(each)[:2] for each in patients.values() if len(each) > 1)
+    if not shared:
+        return []
+    (one, other), what = shared[0], counted(len(shared), "photograph")
+    text = (
+        f"{what} {verb(len(shared), 'is', 'are')} given for more than one patient, as for {one!r} "
+        f"and {other!r}: find out whose they are, because the others get a wrong call"
+    )
+    return [(Light.AMBER, text)]
 
 
 def strange_patients(

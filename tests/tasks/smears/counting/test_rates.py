@@ -80,11 +80,8 @@ def test_negative_slides_of_a_laboratory_stay_below_its_limit_of_blank() -> None
             mean = expit(logit(0.004) + rates.LABORATORIES * rng.normal())
             counts = rng.binomial(3000, rng.beta(mean * 150, (1 - mean) * 150, known + 50))
             own = rates.predict_rate(counts[:known], np.full(known, 3000), prior)
-            above.append([np.mean(counts[known:] > blank_of(rate)) for rate in (own, fitted)])
+            blanks = [interpretation.blank_count(3000, each.nodes) for each in (own, fitted)]
+            above.append([np.mean(counts[known:] > blank) for blank in blanks])
         by_laboratory, by_fitted = np.mean(above, axis=0)
         assert by_laboratory <= 0.05
         assert by_fitted > 3 * by_laboratory
-
-
-def blank_of(false: rates.Rate) -> int:
-    return interpretation.blank_count(3000, false.nodes)

@@ -49,6 +49,14 @@ def summary(
     return group(cells, fields=fields).fields
 
 
+def test_a_photograph_of_two_patients_is_said_by_the_light() -> None:
+    other = field("/photos/c.jpg", source_id="ab", patient_id=None, slide_id="q\n")
+    for fields, said in (([field(source_id="ab"), other], True), ([field(), other], False)):
+        reasons = group([found(1, 1, PHOTO)], fields=fields).batch["reasons"]
+        text = r"1 photograph is given for more than one patient, as for 'p' and 'q\n': find out"
+        assert any(each.startswith(text) for each in reasons) is said
+
+
 def test_cells_are_counted_where_the_middle_of_their_box_lies() -> None:
     rows = summary(
         [
