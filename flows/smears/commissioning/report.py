@@ -138,21 +138,13 @@ class LaboratoryOutcome(Outcome):
         return rows + ([("report", self.report)] if self.report else [])
 
 
-def false_positives_text(counting: detectors.CountingCard) -> str:
-    """Describe a laboratory's false-positive rate at the counting threshold to a person."""
-    rate = counting.counting.false_positives
-    return (
-        f"{rate.mean:.3%} ({rate.low:.3%} to {rate.high:.3%}) of healthy cells are counted, "
-        f"by {counted(rate.slides, 'negative slide')}"
-    )
-
-
 def laboratory_outcome(
     store: Store, card: detectors.DetectorCard, changed: str, diagnosis: str | None = None
 ) -> LaboratoryOutcome:
     """Make the outcome for a version of a laboratory, with a description of the change."""
     report, learned = ("detectors", card.name, "report.html"), card.learned
     assert learned is not None
+    rate = card.counting and card.counting.counting.false_positives
     return LaboratoryOutcome(
         changed=changed,
         detector=card.name,
@@ -163,7 +155,9 @@ def laboratory_outcome(
         alarms=learned.alarms_text,
         diagnosis=diagnosis,
         adaptation=card.adaptation and card.adaptation.text,
-        false_positives=card.counting and false_positives_text(card.counting),
+        false_positives=rate
+        and f"{rate.mean:.3%} ({rate.low:.3%} to {rate.high:.3%}) of healthy cells are counted, by "
+        f"{counted(rate.slides, 'negative slide')}",
         report=store.address(*report) if store.exists(*report) else None,
         warnings=card.warnings,
     )

@@ -41,6 +41,9 @@ IN_A_ROW = 64  # files of one format that are cells, after which smaller ones ar
 KEPT = 4096  # of the largest files, in memory together
 TRIED = 8  # pictures of a group in which the finder counts cells
 MOST_TRIED = 128  # pictures in which it does in all
+# What a picture with several cells says of its group, one without, and all groups of that size. Of
+# 60 photographs around a white cell 8 show fewer; of 345 cells with surroundings 17 show more.
+FOR, AGAINST, OTHERS = 6 * MOST_TRIED, -4 * MOST_TRIED, 5 * MOST_TRIED
 ALIKE = 0.25  # octaves of the longer side; a telephone's pictures differ by less when cut
 GOLDEN = 0.6180339887498949  # its multiples are spread evenly
 
@@ -154,9 +157,9 @@ def settle(
 ) -> dict[int, Sort | None]:
     """Decide the kind of every file that its header left open.
 
-    Pictures of similar size in one folder come from one camera: they are fields if most of those
-    tried show several cells, or if they are large and none shows a cell. Groups that were not tried
-    are what most others of their size are, or cells. ``seen`` is from the headers, and ``tried``
+    Pictures of similar size in one folder come from one camera: they are fields if those tried show
+    several cells, or if they are large and none shows a cell. All other folders' pictures of their
+    size count less than one picture that shows several. ``seen`` is from the headers, and ``tried``
     the numbers of whole cells that the finder counted in some files, None if it could not. All rows
     that are not returned are cells.
     """
@@ -164,7 +167,7 @@ def settle(
     for file, cells in tried.items():
         group = _group(file, seen)
         if group is not None and cells is not None:
-            vote = MOST_TRIED if cells >= SEVERAL else -MOST_TRIED
+            vote = FOR if cells >= SEVERAL else AGAINST if group[1] else -FOR
             if not cells and group[1] is not None:  # decides only where nothing shows cells
                 vote = 1
             votes[group] += vote
@@ -173,8 +176,10 @@ def settle(
     if any(vote > 0 for vote in votes.values()):
         for file in files():
             group = _group(file, seen)
-            if group is not None and votes[group if group in votes else group[1]] > 0:
-                sorts[file.row] = "fields"
+            if group is not None:
+                others = max(-OTHERS, min(votes[group[1]] - votes[group], OTHERS))
+                if votes[group] + others > 0:
+                    sorts[file.row] = "fields"
     return sorts
 
 

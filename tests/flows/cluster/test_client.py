@@ -39,7 +39,8 @@ class Double(LocalCluster):
     encrypts = False
 
     def __init__(self, *, workers: int = 0, **asked: Any) -> None:
-        type(self).asked = asked | {"allowed": _allowed_failures()}
+        allowed = dask.config.get("distributed.scheduler.allowed-failures")
+        type(self).asked = asked | {"allowed": int(allowed)}
         print("starting")
         more = {"security": asked["security"], "protocol": "tls://"} if self.encrypts else {}
         super().__init__(n_workers=workers, processes=False, dashboard_address=None, **more)
@@ -49,10 +50,6 @@ class Double(LocalCluster):
         if self.status.name == "running":
             type(self).open -= 1
         return super().close(timeout)
-
-
-def _allowed_failures() -> int:
-    return int(dask.config.get("distributed.scheduler.allowed-failures"))
 
 
 @pytest.fixture

@@ -169,3 +169,10 @@ def test_pictures_of_similar_size_in_a_folder_are_what_most_of_them_show() -> No
     del tried[4]
     found = settle(lambda: files, seen, {files[row]: cells for row, cells in tried.items()})
     assert found == {**dict.fromkeys((0, 1, 2, 4, 5, 6), "fields"), 3: None}
+
+
+def test_a_patient_with_few_photographs_is_what_the_night_is() -> None:
+    files = files_of(("a", 1), ("b", 2), ("c", 8), ("d", 2))
+    tried = dict(zip(files, [1, 1, *[SEVERAL] * 9, 1, 1], strict=True))
+    found = settle(lambda: files, dict.fromkeys(range(13), (575, 575)), tried)
+    assert found == dict.fromkeys(range(11), "fields")
