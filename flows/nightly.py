@@ -90,7 +90,7 @@ def take_night(options: Nightly, settings: Settings) -> Screen:
         images=nights.manifest_address(store, night),
         batch=night.batch,
         date=day,
-        **options.model_dump(include=set(OfANight.model_fields)),
+        **options.model_dump(include={"force", *OfANight.model_fields}),
     )
 
 

@@ -12,7 +12,7 @@ DETECTOR = ("alpha",)
 CLUSTER = ("cluster", "workers", "scheduler")
 TOLD = ("quiet", "debug", "logs")  # every command has these
 # Meanings of the first words of commands of two words.
-PARTS = {"review": "have persons read the cells of a batch"}
+PARTS = {"review": "Have persons read the cells of a batch."}
 
 
 @dataclass(frozen=True)

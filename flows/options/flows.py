@@ -27,6 +27,9 @@ BatchName = Annotated[str, Field(description="name of this batch")]
 Model = Annotated[str | None, Field(description="the model; by default the newest")]
 Limit = Annotated[int | None, Field(ge=1, description="use at most N images")]
 Wait = Annotated[bool, Field(description="wait while another run works on it")]
+Force = Annotated[
+    bool, Field(description="screen the batch again; its report stays until replaced")
+]
 As = Annotated[
     TakenAs | None,
     f"{SPELT}as",
@@ -204,9 +207,7 @@ class OfABatch(OfANight):
 class Screen(OfABatch):
     """Diagnose and score a batch of cells, photographs or slides, and publish the report."""
 
-    force: bool = Field(
-        False, description="screen the batch again; its report stays until replaced"
-    )
+    force: Force = False
 
 
 class CallAgain(Options):
@@ -268,6 +269,7 @@ class Nightly(OfANight):
         None, description="a night that began before; by default that of the scheduled start"
     )
     settle: float = Field(60.0, ge=0, description="skip files modified in the last X seconds")
+    force: Force = False
 
 
 class Evaluate(Options):

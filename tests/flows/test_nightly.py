@@ -141,6 +141,7 @@ def test_a_night_that_runs_again_returns_its_report_and_takes_nothing_more(
     long_after = ward.run(date=date(2026, 3, 1))
     assert long_after.repeated
     assert long_after.report == again.report
+    assert not ward.run(date=date(2026, 3, 1), force=True).repeated
 
 
 def test_a_night_that_was_killed_goes_on_with_the_images_it_had(

@@ -22,16 +22,13 @@ UNUSED = 86_400.0  # seconds after which a folder of other code is removed
 @cache
 def _of_today(maker: str) -> str:
     """Digest all that may change a folder: sources, what calls them here, and libraries."""
-    total = sha256("\n".join(sorted(p.name for p in _libraries().glob("*.dist-info"))).encode())
+    libraries = Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info")
+    total = sha256("\n".join(sorted(path.name for path in libraries)).encode())
     for room in ("flows", "tasks", "storage", "tests/support"):
         for path in sorted((ROOT / room).rglob("*.py")):
             total.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     total.update(Path(maker).read_bytes())
     return total.hexdigest()[:16]
-
-
-def _libraries() -> Path:
-    return Path(sysconfig.get_paths()["purelib"])
 
 
 def kept(name: str, make: Callable[[Path], object]) -> Path:

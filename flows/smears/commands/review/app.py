@@ -1,5 +1,6 @@
 """Serve the pages on which a person reads cells; they work without script, by forms."""
 
+from itertools import takewhile
 from typing import Any
 
 from starlette.applications import Starlette
@@ -129,7 +130,7 @@ class Bench:
         """Show a cell."""
         reader, image_id = reader_of(request), self._known(request)
         given = self._session.of_reader(reader)
-        answer = given.get(image_id)
+        answer, earlier = given.get(image_id), [*takewhile(lambda each: each != image_id, given)]
         shown: dict[str, Any] = {
             "reader": reader,
             "image_id": image_id,
@@ -142,7 +143,7 @@ class Bench:
             "seconds": self._session.seconds(reader),
             "queue": [each for each in self._session.queue(reader) if each != image_id][:AHEAD],
             "neighbours": self._session.neighbours(image_id),
-            "before": _before(list(given), image_id),
+            "before": earlier[-1] if earlier else None,
             "problem": None,
             "width": 0,
             "bar": None,
@@ -216,10 +217,3 @@ class Bench:
             **values,
         )
         return HTMLResponse(page, status, headers={"Cache-Control": "no-store"})
-
-
-def _before(order: list[str], image_id: str) -> str | None:
-    """Find the cell that was read before this one."""
-    if image_id in order:
-        order = order[: order.index(image_id)]
-    return order[-1] if order else None

@@ -202,8 +202,8 @@ def _failures(night: NightCounts) -> list[Finding]:
         text = (
             f"{photographs:,} of {counted(images, 'image')} "
             f"{verb(photographs, 'is a photograph', 'are photographs')} of many cells, or too "
-            "large for one cell, but taken for a single cell: `slidewatch screen --as fields "
-            "--force` cuts out the cells"
+            "large for one cell, but taken for a single cell: `slidewatch screen --as fields` with "
+            "these alone cuts out the cells"
         )
         findings.append((Light.AMBER, text))
     if night.failed:

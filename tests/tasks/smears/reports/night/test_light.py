@@ -260,7 +260,7 @@ def test_a_single_photograph_among_thousands_of_cells_is_amber_and_says_what_was
     found = light_of(with_column(rows, "failure", failures), history(earlier))
     assert found.light == "amber"
     assert found.reasons[0].startswith("1 of 2,000 images is a photograph of many cells, or too")
-    assert "`slidewatch screen --as fields --force`" in found.reasons[0]
+    assert "`slidewatch screen --as fields` with these alone cuts" in found.reasons[0]
 
 
 def test_a_night_of_nothing_but_photographs_says_what_was_meant() -> None:
