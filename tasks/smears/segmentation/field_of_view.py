@@ -18,7 +18,7 @@ from tasks.images.access.files import stamp
 from tasks.images.manifest import Region, address_of
 from tasks.smears.segmentation.contours import joined
 from tasks.smears.segmentation.finders import Finder, for_learning
-from tasks.smears.segmentation.finding import Cell, Cells
+from tasks.smears.segmentation.finding import LEAST_DIAMETER, Cell, Cells
 from tasks.smears.segmentation.quality import field_quality, packed, refuse_other, sharpness
 from tasks.types import Float, Mask, Numbers, Pixels, Single
 
@@ -133,7 +133,7 @@ def _image_rows(
 
 def _found_like_others(finder: Finder, pixels: Pixels, diameter: float | None) -> Cells:
     """Find the cells of a photograph by the typical diameter of others, unless its own differs."""
-    if diameter is not None:
+    if diameter is not None and diameter >= LEAST_DIAMETER:
         cells = finder(pixels, diameter)
         if abs(cells.diameter / diameter - 1) < ALIKE:
             return cells

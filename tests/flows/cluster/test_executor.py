@@ -190,14 +190,10 @@ class Counted:
         return made
 
 
-def _nothing(_: Counted) -> None:
-    pass
-
-
 def test_nothing_keeps_a_job_that_is_done() -> None:
     """A scheduler of Dask keeps a thousand for each worker by default."""
     with open_client(Settings(workers=1)) as client:
-        results = run_jobs(client, _nothing, (Counted() for _ in range(40)), title="counted")
+        results = run_jobs(client, id, (Counted() for _ in range(40)), title="counted")
         for _ in range(30):
             next(results)
         # Four are in flight, here and at the scheduler, and one was just taken. It forgets later.

@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tasks.smears.segmentation.field_of_view import _found_like_others, _level_of_cells
@@ -19,8 +20,13 @@ def test_cells_are_read_at_the_training_cells_resolution_where_the_slide_has_it(
 
 @pytest.mark.parametrize(
     ("others", "own", "asked"),
-    [(95, 90, [95]), (95, 60, [95, None]), (95, float("nan"), [95, None]), (None, 90, [None])],
-    ids=["alike", "another magnification", "no cells", "none measured"],
+    [
+        (95, 90, [95]),
+        *((95, n, [95, None]) for n in (60, np.nan)),
+        (None, 9, [None]),
+        (7, 9, [None]),
+    ],
+    ids=["alike", "another magnification", "no cells", "none measured", "too small to be right"],
 )
 def test_a_photograph_is_searched_as_others_unless_its_cells_differ(
     others: float | None, own: float, asked: list[float | None]
