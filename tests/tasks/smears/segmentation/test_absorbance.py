@@ -29,10 +29,10 @@ def test_uneven_light_is_no_stain(exposure: float) -> None:
 def test_the_stop_of_an_eyepiece_is_no_light() -> None:
     field = ground()
     disc(field, 150, 120, 30, RED)
-    rows, columns = np.ogrid[:300, :400]
-    field[np.hypot(columns - 200, rows - 150) > 190] = 3
+    field[np.hypot(*np.ogrid[-150:150, -200:200]) > 190] = 3
     found = absorbance(field)
     np.testing.assert_allclose(found[120, 150], np.log(np.array(GROUND) / RED), atol=0.03)
+    assert not absorbance(field, np.zeros(field.shape[:2], bool)).any()
 
 
 def test_stained_pixels_are_those_of_cells_even_beside_a_dark_nucleus() -> None:
