@@ -1,6 +1,7 @@
 """Decode the bytes of a file to pixels of the size that the network takes."""
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ RESIZE = Image.Resampling.BILINEAR
 # A single thread rather than a lock: each thread has memory of its own, which the allocator keeps
 # when an image is freed.
 _ONE_BY_ONE = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
+# What a library finds odd in a file that it can read is of no use to whoever gave a folder.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 Result = TypeVar("Result")
 Check = Callable[[Image.Image], None]

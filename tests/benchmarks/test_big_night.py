@@ -96,16 +96,13 @@ def _watch(pid: int, peaks: dict[str, float], ended: threading.Event) -> None:
     while not ended.wait(1.0):
         try:
             taken = {"coordinator": command.memory_info().rss / 2**20}
-            workers = [each for each in command.children(recursive=True) if _is_worker(each)]
+            below = command.children(recursive=True)
+            workers = [each for each in below if "multiprocessing" in " ".join(each.cmdline())]
             taken["worker"] = max((w.memory_info().rss / 2**20 for w in workers), default=0.0)
         except psutil.NoSuchProcess:
             continue  # it has just ended
         for who, now in taken.items():
             peaks[who] = max(peaks.get(who, 0.0), now)
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    return any("multiprocessing" in word for word in process.cmdline())
 
 
 def folder_of(images: list[Path], number: int, to: Path) -> Path:

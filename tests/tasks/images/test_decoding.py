@@ -1,8 +1,10 @@
 import io
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
+from subprocess import PIPE, run
 
 import numpy as np
 import pytest
@@ -290,4 +292,6 @@ def test_a_picture_is_turned_as_its_camera_was_held(kind: str, turn: int) -> Non
 def test_a_broken_note_of_the_camera_is_no_damage_to_the_picture() -> None:
     content = encode(noise(0), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
     assert reason(content) == "none"
+    code = f"from tasks.images.decoding import decode_rgb; decode_rgb({content!r})"
+    assert not run([sys.executable, "-c", code], stderr=PIPE, check=True).stderr
     assert reason(encode(noise(0), "PNG", exif=b"no exif at all")) == "none"
