@@ -184,7 +184,7 @@ def _share(right: Integers, cells: Integers) -> Interval:
 
 
 def smear_warnings(own: own_normal.OwnNormal, statistics: groups.GroupStatistics) -> list[str]:
-    """Warn of commissioned slides that cannot be a smear by the detector's limits."""
+    """Warn of commissioned slides that are unlike every smear that the detector knows."""
     if own.floor is None or not statistics.keys:
         return []
     marks = night_smears.implausible_shifts(own.floor, own.priors, statistics)
@@ -193,9 +193,9 @@ def smear_warnings(own: own_normal.OwnNormal, statistics: groups.GroupStatistics
     keys = [key for key, is_far in zip(statistics.keys, marks, strict=True) if is_far]
     names = ", ".join(key.slide or key.patient for key in keys[:5])
     return [
-        f"{len(keys)} of {len(marks)} slides cannot be a smear of blood by the limits of the "
-        f"detector ({names}). Their cells are ordinary here because you commissioned them: see "
-        "what was photographed, and take the night out with slidewatch unlearn if it is not blood"
+        f"{len(keys)} of {len(marks)} slides are further from the fitted ones than any smear that "
+        f"the detector knows ({names}): a new stain or camera, or no blood. They are ordinary "
+        "here from now on: look at them, and undo it with slidewatch unlearn if they are no blood"
     ]
 
 

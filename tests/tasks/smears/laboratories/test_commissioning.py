@@ -99,5 +99,6 @@ def test_a_person_who_commissions_rubbish_is_told_what_is_vouched_for() -> None:
         warnings = commissioning.smear_warnings(known, statistics)
         assert bool(warnings) is warned
         if warned:
-            assert warnings[0].startswith("1 of 1 slides cannot be a smear of blood")
+            assert warnings[0].startswith("1 of 1 slides are further from the fitted ones than")
+            assert "or no blood" in warnings[0]
         assert commissioning.smear_warnings(replace(known, floor=None), statistics) == []
