@@ -139,6 +139,7 @@ def strange_slides(
     if shifted and shifted >= SHIFTED_AMBER * row["slides"]:
         what = (
             "out of focus, and unlike every known slide: photograph the smear again, sharp"
+            + ", or let slidewatch commission learn a softer camera" * (not commissioned)
             if 2 * blurred > shifted
             else "of a stain or camera that is not this laboratory's"
             if commissioned
@@ -146,9 +147,8 @@ def strange_slides(
             "such a slide is called negative until slidewatch commission has learned slides from "
             "there that a microscopist found negative (--negative NAME)"
         )
-        new = shifted >= NEW_LABORATORY * row["slides"]
-        text = f"{shifted:,} of {slides} {verb(shifted, 'is', 'are')} {what}"
-        findings.append((Light.RED if new else Light.AMBER, text))
+        colour = Light.RED if shifted >= NEW_LABORATORY * row["slides"] else Light.AMBER
+        findings.append((colour, f"{shifted:,} of {slides} {verb(shifted, 'is', 'are')} {what}"))
     return findings
 
 

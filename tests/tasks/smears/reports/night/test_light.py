@@ -342,9 +342,9 @@ def strange(**counts: Any) -> list[Finding]:
     """A night of twenty slides and 1,000 cells, in which nothing is strange but what is given."""
     row = {"slides": 20, "scored": 1000, "looked_at": 50, "turned": 0, "slides_implausible": 0}
     row |= {name: counts[name] for name in row if name in counts}
-    cells, shifted = (counts.get(name, 0) for name in ("implausible_cells", "shifted"))
+    told = {name: counts.get(name, 0) for name in ("commissioned", "blurred")}
     return [
-        *strange_slides(row, cells, shifted, commissioned=counts.get("commissioned", False)),
+        *strange_slides(row, counts.get("implausible_cells", 0), counts.get("shifted", 0), **told),
         *strange_patients({"negative": 20}, counts.get("unreadable", {})),
     ]
 
@@ -361,10 +361,11 @@ def test_a_night_of_shifted_slides_is_red_and_one_among_many_is_no_news() -> Non
 
 
 def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
-    assert "slidewatch commission" in drift(shifted=20).reasons[0]
-    found = drift(shifted=20, commissioned=True)
-    assert found.light == "red"
-    assert "slidewatch commission" not in found.reasons[0]
+    for blurred in (0, 20):
+        assert "slidewatch commission" in drift(shifted=20, blurred=blurred).reasons[0]
+        found = drift(shifted=20, blurred=blurred, commissioned=True)
+        assert found.light == "red"
+        assert "slidewatch commission" not in found.reasons[0]
 
 
 def test_a_night_whose_diagnoses_turn_under_a_blur_is_red() -> None:
