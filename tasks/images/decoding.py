@@ -44,7 +44,7 @@ RESIZE = Image.Resampling.BILINEAR
 # A single thread rather than a lock: each thread has memory of its own, which the allocator keeps
 # when an image is freed.
 _ONE_BY_ONE = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
-# What a library finds odd in a file that it can read is of no use to whoever gave a folder.
+# A remark of Pillow on a file that it can read asks nothing of whoever gave the folder.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 Result = TypeVar("Result")

@@ -134,10 +134,10 @@ def smear_of(floor: Floor, cells: Float) -> Smear:
     return Smear(shift / floor.shift, spread / floor.spread)
 
 
-def implausible_shifts(
+def beyond_shift(
     floor: Floor, priors: Mapping[str, cell_score.Prior], statistics: GroupStatistics
 ) -> Mask:
-    """Mark the groups (G,) of some statistics whose mean is further away than any smear's."""
+    """Mark the groups (G,) of some statistics whose mean is beyond the limit of the shift."""
     found = [normal.residual_means(statistics, t, p.means) for t, p in sorted(priors.items())]
     rows = zip(np.concatenate([means for _, means in found], axis=1), found[0][0], strict=True)
     shifts = [floor.axes.squared(row, n) / len(row) for row, n in rows]

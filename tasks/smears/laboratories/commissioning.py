@@ -187,7 +187,7 @@ def smear_warnings(own: own_normal.OwnNormal, statistics: groups.GroupStatistics
     """Warn of commissioned slides that are unlike every smear that the detector knows."""
     if own.floor is None or not statistics.keys:
         return []
-    marks = night_smears.implausible_shifts(own.floor, own.priors, statistics)
+    marks = night_smears.beyond_shift(own.floor, own.priors, statistics)
     if not marks.any():
         return []
     keys = [key for key, is_far in zip(statistics.keys, marks, strict=True) if is_far]

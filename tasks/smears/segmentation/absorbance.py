@@ -103,7 +103,7 @@ def _background(levels: Single, lit: Mask) -> Single:
     terms = (x[::step, POWERS[0]] * y[::step, np.newaxis, POWERS[1]]).reshape(-1, 6)
     inside = lit[::step, ::step].ravel()
     samples = np.hstack([terms, known.reshape(-1, 3)])[inside]
-    if not len(samples):
+    if not len(samples):  # nothing is lit, so nothing is stained
         return levels.copy()
     brightness = samples[:, 6:].mean(axis=1)
     unstained = brightness >= threshold_otsu(brightness)

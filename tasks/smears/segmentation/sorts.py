@@ -41,8 +41,8 @@ IN_A_ROW = 64  # files of one format that are cells, after which smaller ones ar
 KEPT = 4096  # of the largest files, in memory together
 TRIED = 8  # pictures of a group in which the finder counts cells
 MOST_TRIED = 128  # pictures in which it does in all
-# What a picture with several cells says of its group, one without, and all groups of that size. Of
-# 60 photographs around a white cell 8 show fewer; of 345 cells with surroundings 17 show more.
+# Votes of a picture with several cells, of one without, and of all groups of the same size. Of 60
+# photographs around a white cell 8 show fewer; of 345 cells with surroundings 17 show more.
 FOR, AGAINST, OTHERS = 6 * MOST_TRIED, -4 * MOST_TRIED, 5 * MOST_TRIED
 ALIKE = 0.25  # octaves of the longer side; a telephone's pictures differ by less when cut
 GOLDEN = 0.6180339887498949  # its multiples are spread evenly
