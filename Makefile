@@ -17,6 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# pip does not compile an editable package, and a shell may forbid Python to: `look` then takes .3 s more.
 $(INSTALLED): pyproject.toml $(if $(LOCKED),$(LOCKS)/development.txt $(LOCKS)/torch.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "slidewatch needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -27,6 +28,7 @@ ifdef LOCKED
 else
 	$(PIP) --editable '.[dev]'
 endif
+	$(BIN)/python -m compileall -q flows tasks storage
 	@touch $@
 
 install: $(INSTALLED)  ## Create .venv and install slidewatch with its development tools

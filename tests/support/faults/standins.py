@@ -68,11 +68,6 @@ class Inline:
         """Cancel nothing, for all is done."""
 
 
-def _plain_page(view: Any) -> str:
-    """Write what a page is made from, without its pictures, which take longer than the night."""
-    return f"{view.made_from}\n{view.row}\n{view.slides.to_pylist()}\n{view.command}\n"
-
-
 def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None:
     """Let flows in this process run here and now. It is not undone: the process is for one run.
 
@@ -102,7 +97,8 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
     call: Any = importlib.import_module("flows.smears.call")
     call.announce = announce
     pages: Any = importlib.import_module("flows.smears.stages.written_pages")
-    pages.batch_page = _plain_page
+    # What a page is made from, without its pictures, which take longer than the night.
+    pages.batch_page = lambda v: f"{v.made_from}\n{v.row}\n{v.slides.to_pylist()}\n{v.command}\n"
     segmentation: Any = importlib.import_module("flows.smears.stages.segmentation")
     segmentation.SOURCES_A_JOB = segmentation.FIELDS_A_JOB = 1
     executor: Any = importlib.import_module("flows.cluster.executor")

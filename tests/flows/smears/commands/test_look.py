@@ -121,6 +121,14 @@ def test_the_answer_says_why_a_photograph_failed(tiny_ready: Settings, tmp_path:
     assert "\n1 failed: no_thin_smear: this looks like a thick film" in seen.text()
 
 
+def test_a_picture_that_is_taken_for_one_cell_is_said_to_be(
+    photo: Path, tiny_ready: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.open(photo).resize((40, 40)).save(file := tmp_path / "cell.png")
+    look(Look(photo=str(file), to=str(tmp_path / "o.html"), browser=False), tiny_ready)
+    assert "cell.png: 1 picture of a single cell; " in capsys.readouterr().err
+
+
 def test_a_line_feed_in_a_name_makes_no_line_of_the_answer(
     photo: Path, tiny_ready: Settings, tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tasks.metrics.metrics import SINGLE, Result
 from tasks.smears.evaluation.measures import (
@@ -49,13 +48,10 @@ def images(right: list[int], *, start: float = 0.0, **fields: Any) -> ScoredForm
     return scored({OWN: own, "energy": -own}, **usual | fields)
 
 
-def digests(n: int, first: int = 0) -> NDArray[np.uint8]:
-    return np.stack([np.full(32, first + i, np.uint8) for i in range(n)]).reshape(n, 32)
-
-
 def part(forms: dict[str, ScoredForm] | ScoredForm) -> ScoredImages:
     forms = {FILE: forms} if isinstance(forms, ScoredForm) else forms
-    return ScoredImages(forms, digests(len(forms[FILE].rows)))
+    digests = np.arange(len(forms[FILE].rows), dtype=np.uint8).repeat(32).reshape(-1, 32)
+    return ScoredImages(forms, digests)
 
 
 #               0  1  2  3  4  5
