@@ -233,7 +233,7 @@ def _recognised(
 
 def _tell(images: str | list[str], rows: int, sorts: Mapping[int, Sort | None]) -> None:
     counts = Counter[str](sort for sort in sorts.values() if sort)
-    if not counts and (sorts or rows > 1):
+    if not counts and (sorts or rows != 1):
         return
     counts["cells"] += rows - len(sorts)
     bad = len(sorts) - (counts.total() - counts["cells"])

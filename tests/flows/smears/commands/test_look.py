@@ -124,6 +124,9 @@ def test_the_answer_says_why_a_photograph_failed(tiny_ready: Settings, tmp_path:
 def test_a_picture_that_is_taken_for_one_cell_is_said_to_be(
     photo: Path, tiny_ready: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "empty").mkdir()
+    look(Look(photo=str(tmp_path / "empty"), browser=False), tiny_ready)
+    assert "cells are cut out" not in capsys.readouterr().err
     Image.open(photo).resize((40, 40)).save(file := tmp_path / "cell.png")
     look(Look(photo=str(file), to=str(tmp_path / "o.html"), browser=False), tiny_ready)
     assert "cell.png: 1 picture of a single cell; " in capsys.readouterr().err

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tasks.smears.evaluation.treatments import CORRUPTIONS, corrupt
 from tasks.smears.synthetic.rendered_cells import draw_patient, red_cell
@@ -8,16 +7,11 @@ from tasks.smears.synthetic.rendered_cells import draw_patient, red_cell
 LEVELS = range(1, 6)
 
 
-def draw_cell(seed: int) -> NDArray[np.uint8]:
-    rng = np.random.default_rng(seed)
-    return red_cell(draw_patient(seed + 1, rng), rng, "ring" if seed % 2 else None)
-
-
-CELLS = [draw_cell(seed) for seed in range(6)]
-
-
-def change(image: NDArray[np.uint8], name: str, level: int) -> float:
-    return float(np.abs(corrupt(image, name, level).astype(int) - image).mean())
+CELLS = [
+    red_cell(draw_patient(seed + 1, rng), rng, "ring" if seed % 2 else None)
+    for seed in range(6)
+    for rng in [np.random.default_rng(seed)]
+]
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -46,7 +40,10 @@ def test_seeds_and_images_differ(name: str) -> None:
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_a_higher_level_changes_more_from_barely_visible_to_gross(name: str) -> None:
-    by_level = [np.mean([change(image, name, level) for image in CELLS]) for level in LEVELS]
+    by_level = [
+        np.mean([np.abs(corrupt(each, name, level).astype(int) - each).mean() for each in CELLS])
+        for level in LEVELS
+    ]
     assert by_level == sorted(by_level)
     assert by_level[-1] > 2 * by_level[0] > 0
     assert by_level[0] < 12
